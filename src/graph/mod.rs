@@ -1,0 +1,231 @@
+//! The device-independent network: a closed set of operators over 4-D activations.
+//!
+//! A graph is in single-assignment form. Values are numbered: the graph's inputs first, then one
+//! per node in execution order, so an operand's number is always below its node's own value. That
+//! one rule is also the whole validity check of a graph read from a file ([`Graph::validate`]).
+//!
+//! Activations are `[N, C, H, W]`; the batch `N` is free and never stored. Tensors of lower rank
+//! are seen through an [`AxisOrder`] at the graph's ports: `[N, C]` has `H = W = 1`.
+
+pub mod fuse;
+mod op;
+mod shape;
+
+pub use op::{Affine, Clamp, Conv, Linear, Op, Pad, Pool, PoolKind, Slice};
+pub use shape::{Axis, AxisOrder, Shape};
+
+use crate::error::{Error, Result};
+
+/// A value's number: inputs first, then one per node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ValueId(pub u32);
+
+/// A constant's index in [`Graph::constants`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConstId(pub u32);
+
+/// A constant tensor's name and shape; its data live in [`Network::data`] or in a packed file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConstSpec {
+    /// As in the source file; for messages only.
+    pub name: String,
+    /// Row-major extents. Convolution weights are `OIHW`, linear weights `[out, in]`.
+    pub shape: Vec<usize>,
+}
+
+impl ConstSpec {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One operator applied to earlier values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// As in the source file; for messages, profiles and plan dumps.
+    pub name: String,
+    /// What it computes.
+    pub op: Op,
+    /// Operands, in the order [`Op`] documents.
+    pub inputs: Vec<ValueId>,
+}
+
+/// A graph input or output as a user sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The tensor's name in the source file.
+    pub name: String,
+    /// The value behind it.
+    pub value: ValueId,
+    /// Shape of one image. For inputs: the default, which a plan may override in `h` and `w`.
+    pub shape: Shape,
+    /// Which axes the user's tensor has, in which order.
+    pub axes: AxisOrder,
+}
+
+/// A network's structure.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Graph {
+    /// The network's name.
+    pub name: String,
+    /// Inputs; input `i` has value `i`.
+    pub inputs: Vec<Port>,
+    /// Nodes in execution order; node `i` has value `inputs.len() + i`.
+    pub nodes: Vec<Node>,
+    /// Outputs, in the source file's order.
+    pub outputs: Vec<Port>,
+    /// Names and shapes of the constants.
+    pub constants: Vec<ConstSpec>,
+}
+
+/// A graph with its constants' data (f32, row-major), as importers make it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Network {
+    /// The structure.
+    pub graph: Graph,
+    /// `data[i]` belongs to `graph.constants[i]` and has its length.
+    pub data: Vec<Vec<f32>>,
+}
+
+impl Graph {
+    /// Number of values.
+    pub fn nb_values(&self) -> usize {
+        self.inputs.len() + self.nodes.len()
+    }
+
+    /// The value that node `index` computes.
+    pub fn value_of(&self, index: usize) -> ValueId {
+        ValueId((self.inputs.len() + index) as u32)
+    }
+
+    /// The index of the node that computes `value`; `None` for a graph input.
+    pub fn node_of(&self, value: ValueId) -> Option<usize> {
+        (value.0 as usize).checked_sub(self.inputs.len())
+    }
+
+    /// The constant's description.
+    pub fn constant(&self, id: ConstId) -> &ConstSpec {
+        &self.constants[id.0 as usize]
+    }
+
+    /// Checks every index, operand count and constant shape, and that shapes can be inferred from
+    /// the ports' defaults. All later code relies on it.
+    ///
+    /// # Errors
+    /// Names the first node that breaks a rule and the rule.
+    pub fn validate(&self) -> Result<()> {
+        for (i, port) in self.inputs.iter().enumerate() {
+            if port.value.0 as usize != i {
+                return Err(Error::format(format!(
+                    "input '{}' has value {}, expected {i}",
+                    port.name, port.value.0
+                )));
+            }
+        }
+        if self.outputs.is_empty() {
+            return Err(Error::format("the graph has no output"));
+        }
+        for port in &self.outputs {
+            if port.value.0 as usize >= self.nb_values() {
+                return Err(Error::format(format!("output '{}' names no value", port.name)));
+            }
+        }
+        for port in self.inputs.iter().chain(&self.outputs) {
+            port.axes.check().map_err(|e| e.at_node(&port.name))?;
+        }
+        for (i, node) in self.nodes.iter().enumerate() {
+            let own = self.value_of(i);
+            if node.inputs.iter().any(|v| *v >= own) {
+                return Err(Error::format("an operand is not computed before its use")
+                    .at_node(node.label()));
+            }
+            node.op
+                .check(node.inputs.len(), &self.constants)
+                .map_err(|e| e.at_node(node.label()))?;
+        }
+        let shapes = self.infer_shapes(&self.input_shapes())?;
+        for port in &self.outputs {
+            let found = shapes[port.value.0 as usize];
+            if found != port.shape {
+                return Err(Error::shape(format!(
+                    "output '{}' is declared {} but computes {found}",
+                    port.name, port.shape
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The default shapes of the inputs.
+    pub fn input_shapes(&self) -> Vec<Shape> {
+        self.inputs.iter().map(|p| p.shape).collect()
+    }
+
+    /// Shapes (of one image) of all values for the given input shapes.
+    ///
+    /// # Errors
+    /// Names the node whose operands do not fit, what it got and what it expects.
+    pub fn infer_shapes(&self, inputs: &[Shape]) -> Result<Vec<Shape>> {
+        if inputs.len() != self.inputs.len() {
+            return Err(Error::invalid(format!(
+                "{} input shapes given, the network has {} inputs",
+                inputs.len(),
+                self.inputs.len()
+            )));
+        }
+        let mut shapes = inputs.to_vec();
+        shapes.reserve(self.nodes.len());
+        for node in &self.nodes {
+            let operands: Vec<Shape> = node.inputs.iter().map(|v| shapes[v.0 as usize]).collect();
+            let out = node
+                .op
+                .output_shape(&operands, &self.constants)
+                .and_then(|s| s.check().map(|()| s))
+                .map_err(|e| e.at_node(node.label()))?;
+            shapes.push(out);
+        }
+        Ok(shapes)
+    }
+
+    /// How often each value is used (by nodes and outputs).
+    pub fn use_counts(&self) -> Vec<usize> {
+        let mut uses = vec![0; self.nb_values()];
+        let operands = self.nodes.iter().flat_map(|n| &n.inputs);
+        for v in operands.chain(self.outputs.iter().map(|p| &p.value)) {
+            uses[v.0 as usize] += 1;
+        }
+        uses
+    }
+}
+
+impl Network {
+    /// Adds a constant.
+    ///
+    /// # Panics
+    /// If `data` does not have the length that `shape` says.
+    pub fn add_constant(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> ConstId {
+        let spec = ConstSpec { name: name.to_owned(), shape: shape.to_vec() };
+        assert_eq!(spec.len(), data.len(), "constant {name}");
+        self.graph.constants.push(spec);
+        self.data.push(data);
+        ConstId(self.data.len() as u32 - 1)
+    }
+
+    /// The constant's data.
+    pub fn constant(&self, id: ConstId) -> &[f32] {
+        &self.data[id.0 as usize]
+    }
+}
+
+impl Node {
+    /// `"name (Operator)"`, as error messages name a node.
+    pub fn label(&self) -> String {
+        format!("{} ({})", self.name, self.op.kind())
+    }
+}

@@ -1,0 +1,1 @@
+//! Photographs to input tensors by a [`Recipe`](crate::Recipe). STUB: being written.

@@ -1,0 +1,1 @@
+//! Drivers: the loop nests around the micro-kernels. STUB: being written.

@@ -1,0 +1,75 @@
+//! Aligned memory for weights and activations.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+/// Alignment in bytes of every buffer and weight section: a cache line, and a 512-bit vector.
+pub const ALIGN_BYTES: usize = 64;
+
+/// A zero-initialised `f32` buffer aligned to [`ALIGN_BYTES`].
+#[derive(Debug)]
+pub struct AlignedBuf {
+    ptr: NonNull<f32>,
+    len: usize,
+}
+
+// SAFETY: the buffer is uniquely owned memory of plain floats, like `Box<[f32]>`.
+unsafe impl Send for AlignedBuf {}
+// SAFETY: as above; shared access is read-only.
+unsafe impl Sync for AlignedBuf {}
+
+impl AlignedBuf {
+    /// A buffer of `len` zeros. Large buffers come from the system's zero pages and cost no memory
+    /// before they are touched.
+    ///
+    /// # Panics
+    /// If `len` exceeds the address space.
+    pub fn zeroed(len: usize) -> Self {
+        if len == 0 {
+            return Self { ptr: NonNull::dangling(), len };
+        }
+        let layout = Self::layout(len);
+        // SAFETY: the layout's size is not zero.
+        let ptr = unsafe { alloc_zeroed(layout) };
+        let Some(ptr) = NonNull::new(ptr.cast()) else { handle_alloc_error(layout) };
+        Self { ptr, len }
+    }
+
+    /// A copy of `values`.
+    pub fn from_slice(values: &[f32]) -> Self {
+        let mut buf = Self::zeroed(values.len());
+        buf.copy_from_slice(values);
+        buf
+    }
+
+    fn layout(len: usize) -> Layout {
+        Layout::array::<f32>(len)
+            .and_then(|l| l.align_to(ALIGN_BYTES))
+            .expect("buffer length fits the address space")
+    }
+}
+
+impl Drop for AlignedBuf {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: `ptr` came from `alloc_zeroed` with this layout.
+            unsafe { dealloc(self.ptr.as_ptr().cast(), Self::layout(self.len)) };
+        }
+    }
+}
+
+impl Deref for AlignedBuf {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        // SAFETY: `ptr` is valid for `len` initialised floats (or dangling, aligned, with len 0).
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for AlignedBuf {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as in `deref`, and `&mut self` makes the access unique.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}

@@ -1,0 +1,3 @@
+//! The `skipstone` command. STUB: being written.
+
+fn main() {}
