@@ -1,0 +1,76 @@
+"""What the golden files, the live comparison and the Rust tests agree on.
+
+The input generator is repeated, bit for bit, in tests/models_golden.rs.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+
+# Acceptance: max |difference| <= LOGIT_TOLERANCE * max |reference|.
+LOGIT_TOLERANCE = 2e-4
+
+
+def seeded_input(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Uniform values in [-2, 2), the same on every machine and in every language.
+
+    Element i is SplitMix64's i-th output from state `seed`; its upper 24 bits k become
+    (k - 2^23) / 2^22, which float32 holds exactly.
+    """
+    count = int(np.prod(shape))
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15) * np.arange(1, count + 1, dtype=np.uint64)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    k = (z >> np.uint64(40)).astype(np.int32) - (1 << 23)
+    return (k.astype(np.float32) / np.float32(1 << 22)).reshape(shape)
+
+
+def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
+    """max |difference| / max |reference|; infinite where either side is not finite or shapes differ."""
+    if ours.shape != reference.shape or not np.isfinite(ours).all() or not np.isfinite(reference).all():
+        return float("inf")
+    # float64: light_resnet50's logits are near 1e19, whose squares float32 would still hold, but differences of
+    # nearly equal float32 numbers should not be rounded again.
+    difference = np.abs(ours.astype(np.float64) - reference.astype(np.float64)).max(initial=0.0)
+    return float(difference / max(np.abs(reference.astype(np.float64)).max(initial=0.0), 1e-30))
+
+
+def ort_session(model, threads: int = 1):
+    """An ONNX Runtime CPU session on a path or on serialized bytes."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    model = model if isinstance(model, bytes) else str(model)
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def skipstone_binary() -> pathlib.Path:
+    """The release CLI: $SKIPSTONE_BIN, or the workspace's target folder."""
+    if given := os.environ.get("SKIPSTONE_BIN"):
+        return pathlib.Path(given)
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    binary = target / "release" / "skipstone"
+    if not binary.is_file():
+        raise SystemExit(f"{binary} is missing: cargo build --release --workspace, or set SKIPSTONE_BIN")
+    return binary
+
+
+def skipstone(*args, check: bool = True, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    """Run the CLI and capture its output; with `check`, a failure shows what it printed."""
+    command = [str(skipstone_binary()), *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(env or {})})
+    if check and done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)}\nexit code {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
