@@ -6,3 +6,4 @@
 
 pub mod isa;
 pub mod layout;
+pub mod pack;
