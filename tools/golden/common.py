@@ -67,10 +67,44 @@ def skipstone_binary() -> pathlib.Path:
     return binary
 
 
-def skipstone(*args, check: bool = True, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
-    """Run the CLI and capture its output; with `check`, a failure shows what it printed."""
+class SkipstoneError(Exception):
+    """The CLI's failure: which verb, its exit code, and what it said."""
+
+    def __init__(self, verb: str, code: int, said: str):
+        super().__init__(said.strip())
+        self.verb, self.code = verb, code
+
+
+def skipstone(*args, env: dict[str, str] | None = None) -> str:
+    """Run the CLI and return what it printed."""
     command = [str(skipstone_binary()), *map(str, args)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **(env or {})})
-    if check and done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)}\nexit code {done.returncode}\n{done.stdout}{done.stderr}")
-    return done
+    if done.returncode != 0:
+        raise SkipstoneError(str(args[0]), done.returncode, done.stderr or done.stdout)
+    return done.stdout
+
+
+def run_packed(
+    packed: pathlib.Path, feeds: dict[str, np.ndarray], outputs: list[str], scratch: pathlib.Path, threads: int = 1
+) -> list[np.ndarray]:
+    """The packed model's outputs for the inputs, through .npy files in `scratch`."""
+    arguments = []
+    for index, (name, value) in enumerate(feeds.items()):
+        path = scratch / f"input{index}.npy"
+        np.save(path, value)
+        arguments += ["--input", f"{name}={path}" if len(feeds) > 1 else path]
+    paths = [scratch / f"output{index}.npy" for index in range(len(outputs))]
+    for name, path in zip(outputs, paths):
+        arguments += ["--output", f"{name}={path}" if len(outputs) > 1 else path]
+    skipstone("run", packed, *arguments, "--threads", threads)
+    return [np.load(path) for path in paths]
+
+
+def run_skipstone(
+    onnx_path: pathlib.Path, feeds: dict[str, np.ndarray], outputs: list[str], scratch: pathlib.Path, threads: int = 1
+) -> list[np.ndarray]:
+    """Convert the ONNX file, then `run_packed`."""
+    packed = scratch / "converted.skip"
+    packed.unlink(missing_ok=True)
+    skipstone("convert", onnx_path, "-o", packed)
+    return run_packed(packed, feeds, outputs, scratch, threads)
