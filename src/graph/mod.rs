@@ -9,6 +9,7 @@
 
 pub mod fuse;
 mod op;
+pub mod reference;
 mod shape;
 
 pub use op::{Affine, Clamp, Conv, Linear, Op, Pad, Pool, PoolKind, Slice};
@@ -37,6 +38,20 @@ impl ConstSpec {
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// Checks that no extent is zero or absurd, so that [`Self::len`] cannot overflow.
+    fn check(&self) -> Result<()> {
+        let elements = self.shape.iter().try_fold(1usize, |a, &d| a.checked_mul(d));
+        if self.shape.contains(&0) || elements.is_none_or(|e| e > shape::MAX_ELEMENTS) {
+            return Err(Error::shape(format!(
+                "constant '{}' has shape {:?}, expected 1 to {} elements",
+                self.name,
+                self.shape,
+                shape::MAX_ELEMENTS
+            )));
+        }
+        Ok(())
     }
 
     /// Whether there are no elements.
@@ -82,6 +97,9 @@ pub struct Graph {
     pub outputs: Vec<Port>,
     /// Names and shapes of the constants.
     pub constants: Vec<ConstSpec>,
+    /// Whether an attribute was computed from the default input size (such as the padding of a
+    /// strided `SAME` convolution), so that other sizes are refused.
+    pub fixed_size: bool,
 }
 
 /// A graph with its constants' data (f32, row-major), as importers make it.
@@ -139,6 +157,7 @@ impl Graph {
         for port in self.inputs.iter().chain(&self.outputs) {
             port.axes.check().map_err(|e| e.at_node(&port.name))?;
         }
+        self.constants.iter().try_for_each(ConstSpec::check)?;
         for (i, node) in self.nodes.iter().enumerate() {
             let own = self.value_of(i);
             if node.inputs.iter().any(|v| *v >= own) {
@@ -179,6 +198,16 @@ impl Graph {
                 self.inputs.len()
             )));
         }
+        for (port, &shape) in self.inputs.iter().zip(inputs) {
+            shape.check().and_then(|()| port.check(shape)).map_err(|e| e.at_node(&port.name))?;
+            if self.fixed_size && shape != port.shape {
+                return Err(Error::shape(format!(
+                    "input '{}' has shape {shape}; this network computes only {}, the size it was \
+                     imported for",
+                    port.name, port.shape
+                )));
+            }
+        }
         let mut shapes = inputs.to_vec();
         shapes.reserve(self.nodes.len());
         for node in &self.nodes {
@@ -189,6 +218,9 @@ impl Graph {
                 .and_then(|s| s.check().map(|()| s))
                 .map_err(|e| e.at_node(node.label()))?;
             shapes.push(out);
+        }
+        for port in &self.outputs {
+            port.check(shapes[port.value.0 as usize]).map_err(|e| e.at_node(&port.name))?;
         }
         Ok(shapes)
     }
@@ -201,6 +233,21 @@ impl Graph {
             uses[v.0 as usize] += 1;
         }
         uses
+    }
+}
+
+impl Port {
+    /// Checks that the axes the user's tensor lacks have extent 1.
+    fn check(&self, shape: Shape) -> Result<()> {
+        let axes = [(Axis::C, shape.c), (Axis::H, shape.h), (Axis::W, shape.w)];
+        if axes.iter().any(|(axis, extent)| *extent != 1 && !self.axes.0.contains(axis)) {
+            return Err(Error::shape(format!(
+                "shape {shape} does not fit a tensor with axes {}; this network needs the input \
+                 size it was exported with",
+                self.axes
+            )));
+        }
+        Ok(())
     }
 }
 

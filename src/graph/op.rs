@@ -216,7 +216,7 @@ impl Op {
     }
 
     /// Checks operand count, constant shapes and attribute ranges.
-    pub(super) fn check(&self, nb_inputs: usize, constants: &[ConstSpec]) -> Result<()> {
+    pub(crate) fn check(&self, nb_inputs: usize, constants: &[ConstSpec]) -> Result<()> {
         let expected = match self {
             Op::Constant(_) => 0,
             Op::Add(_) => 2,
@@ -293,7 +293,7 @@ impl Op {
     }
 
     /// The output's shape for the operands' shapes.
-    pub(super) fn output_shape(&self, x: &[Shape], constants: &[ConstSpec]) -> Result<Shape> {
+    pub(crate) fn output_shape(&self, x: &[Shape], constants: &[ConstSpec]) -> Result<Shape> {
         let const_shape = |id: ConstId| constants[id.0 as usize].shape.as_slice();
         match self {
             Op::Conv(conv) => {
