@@ -1,15 +1,42 @@
-//! The thread team. STUB: being written.
+//! The runtime: which instruction set, how many threads, and the team that runs a plan.
+//!
+//! One fork per inference: every member runs the whole plan (SPMD) and meets the others at a barrier
+//! after each step. The caller is member 0; rayon owns the other members' threads, each of which
+//! stays in [`Team::serve`] for the runtime's life. Waiting is spinning for a bounded time, then
+//! parking, both between inferences and at barriers.
 
-use std::time::Duration;
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use skipstone_kernels::isa::Isa;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::knobs;
+
+/// Most threads a runtime may have.
+pub const MAX_THREADS: usize = 256;
+const DEFAULT_SPIN: Duration = Duration::from_micros(100);
 
 /// Worker threads and the chosen instruction set; cheap to clone, shared by executors.
+///
+/// Executors that share a runtime take turns: one inference at a time uses the threads.
 #[derive(Clone, Debug)]
 pub struct Runtime {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    team: Arc<Team>,
     report: RuntimeReport,
+    /// Owns the threads; absent for one thread. Dropped after `Drop` told them to leave.
+    _pool: Option<rayon::ThreadPool>,
 }
 
 /// What a [`Runtime`] chose, and why.
@@ -62,7 +89,17 @@ impl RuntimeBuilder {
     /// # Errors
     /// A setting (or environment variable) that this machine cannot honour.
     pub fn build(self) -> Result<Runtime> {
-        todo!("threads: the lead")
+        let (isa, isa_reason) = choose_isa(self.isa)?;
+        let (threads, threads_reason) = choose_threads(self.threads)?;
+        let spin = match (self.spin, from_env::<u64>(&knobs::SPIN_US)?) {
+            (Some(spin), _) => spin,
+            (None, Some(us)) => Duration::from_micros(us),
+            (None, None) => DEFAULT_SPIN,
+        };
+        let team = Arc::new(Team::new(threads, spin));
+        let pool = (threads > 1).then(|| start_workers(&team)).transpose()?;
+        let report = RuntimeReport { isa, isa_reason, threads, threads_reason, spin };
+        Ok(Runtime { inner: Arc::new(Inner { team, report, _pool: pool }) })
     }
 }
 
@@ -74,6 +111,351 @@ impl Runtime {
 
     /// What was chosen, and why.
     pub fn report(&self) -> &RuntimeReport {
-        &self.report
+        &self.inner.report
+    }
+
+    /// Runs `job(member)` on every member of the team and waits for all.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] if a member panicked; the others have been released.
+    pub(crate) fn fork(&self, job: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        self.inner.team.fork(job)
+    }
+
+    /// Waits until every member is here. `false`: a member panicked and the job is to end.
+    pub(crate) fn barrier(&self) -> bool {
+        self.inner.team.barrier()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.team.stop.store(true, Ordering::SeqCst);
+        self.team.jobs.advance();
+    }
+}
+
+fn start_workers(team: &Arc<Team>) -> Result<rayon::ThreadPool> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(team.size - 1)
+        .thread_name(|i| format!("skipstone-{}", i + 1))
+        .build()
+        .map_err(|e| {
+            let message = format!("cannot start {} worker threads: {e}", team.size - 1);
+            Error::new(ErrorKind::Internal, message).caused_by(e)
+        })?;
+    let team = Arc::clone(team);
+    pool.spawn_broadcast(move |context| team.serve(context.index() + 1));
+    Ok(pool)
+}
+
+fn from_env<T: std::str::FromStr<Err: fmt::Display>>(knob: &knobs::Knob) -> Result<Option<T>> {
+    let parse = |text: String| {
+        text.parse()
+            .map_err(|e| Error::invalid(format!("environment variable {}={text}: {e}", knob.name)))
+    };
+    knob.get().map(parse).transpose()
+}
+
+fn choose_isa(asked: Option<Isa>) -> Result<(Isa, String)> {
+    let (isa, source) = match (asked, from_env::<Isa>(&knobs::ISA)?) {
+        (Some(isa), _) => (isa, "asked for".to_owned()),
+        (None, Some(isa)) => (isa, format!("{} is set", knobs::ISA.name)),
+        (None, None) => return Ok((Isa::best(), "the best this CPU has".to_owned())),
+    };
+    if !isa.is_available() {
+        return Err(Error::invalid(format!("{isa}: {source}, but this CPU does not have it")));
+    }
+    Ok((isa, source))
+}
+
+fn choose_threads(asked: Option<usize>) -> Result<(usize, String)> {
+    let (threads, source) = match (asked, from_env::<usize>(&knobs::THREADS)?) {
+        (Some(n), _) => (n, "asked for".to_owned()),
+        (None, Some(n)) => (n, format!("{} is set", knobs::THREADS.name)),
+        (None, None) => match std::thread::available_parallelism() {
+            Ok(n) => (
+                n.get().min(MAX_THREADS),
+                "CPUs this process may use, by affinity and cgroup quota".to_owned(),
+            ),
+            Err(e) => (1, format!("the number of CPUs is unknown: {e}")),
+        },
+    };
+    if !(1..=MAX_THREADS).contains(&threads) {
+        return Err(Error::invalid(format!("{threads} threads, expected 1..={MAX_THREADS}")));
+    }
+    Ok((threads, source))
+}
+
+/// The part of `0..total` that `member` of `count` does: contiguous, sizes differ by at most 1.
+pub(crate) fn share(total: usize, member: usize, count: usize) -> Range<usize> {
+    total * member / count..total * (member + 1) / count
+}
+
+/// A counter that threads wait on: they spin for a while, then park.
+#[derive(Debug, Default)]
+struct Turnstile {
+    value: AtomicU32,
+    sleepers: AtomicU32,
+    lock: Mutex<()>,
+    wake: Condvar,
+}
+
+impl Turnstile {
+    fn now(&self) -> u32 {
+        self.value.load(Ordering::SeqCst)
+    }
+
+    /// Lets everyone through who waits on the present value.
+    fn advance(&self) {
+        self.value.fetch_add(1, Ordering::SeqCst);
+        // A waiter counts itself before it looks at the value for the last time, so either it sees
+        // the new value or it is seen here (both sequentially consistent).
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            drop(self.guard());
+            self.wake.notify_all();
+        }
+    }
+
+    /// Waits until the value is no longer `seen`.
+    fn pass(&self, seen: u32, spin: Duration) {
+        let mut deadline = None;
+        loop {
+            for _ in 0..64 {
+                if self.value.load(Ordering::Acquire) != seen {
+                    return;
+                }
+                std::hint::spin_loop();
+            }
+            let now = Instant::now();
+            if now >= *deadline.get_or_insert(now + spin) {
+                break;
+            }
+        }
+        let mut guard = self.guard();
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        while self.now() == seen {
+            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn guard(&self) -> MutexGuard<'_, ()> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Job = *const (dyn Fn(usize) + Sync);
+
+struct Team {
+    size: usize,
+    spin: Duration,
+    /// Held by the caller whose inference runs.
+    turn: Mutex<()>,
+    /// The running job; written by the caller before `jobs` advances, read by workers after.
+    job: UnsafeCell<Option<Job>>,
+    jobs: Turnstile,
+    /// Workers still in the job; the last one advances `done`.
+    running: AtomicUsize,
+    done: Turnstile,
+    arrived: AtomicUsize,
+    passed: Turnstile,
+    aborted: AtomicBool,
+    stop: AtomicBool,
+}
+
+// SAFETY: `job` is written only by the holder of `turn` while no worker is in a job (`running` is 0),
+// and read by workers only between `jobs` advancing and their decrement of `running`.
+unsafe impl Sync for Team {}
+// SAFETY: as above; the pointer is only dereferenced while `fork` keeps its target alive.
+unsafe impl Send for Team {}
+
+impl fmt::Debug for Team {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Team").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl Team {
+    fn new(size: usize, spin: Duration) -> Self {
+        Self {
+            size,
+            spin,
+            turn: Mutex::default(),
+            job: UnsafeCell::new(None),
+            jobs: Turnstile::default(),
+            running: AtomicUsize::new(0),
+            done: Turnstile::default(),
+            arrived: AtomicUsize::new(0),
+            passed: Turnstile::default(),
+            aborted: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    fn fork(&self, job: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.aborted.store(false, Ordering::Relaxed);
+        self.arrived.store(0, Ordering::Relaxed);
+        let done = self.done.now();
+        if self.size > 1 {
+            // SAFETY: only the lifetime is erased; this function does not return before every
+            // worker has left the job. No worker is in a job now, so the cell is not being read.
+            unsafe {
+                *self.job.get() = Some(std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(job));
+            }
+            self.running.store(self.size - 1, Ordering::SeqCst);
+            self.jobs.advance();
+        }
+        let outcome = catch_unwind(AssertUnwindSafe(|| job(0)));
+        if outcome.is_err() {
+            self.abort();
+        }
+        if self.size > 1 {
+            self.done.pass(done, self.spin);
+        }
+        match outcome {
+            Err(panic) => Err(panicked(panic.as_ref())),
+            Ok(()) if self.aborted.load(Ordering::SeqCst) => Err(panicked(&())),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// A worker's life: one job after another.
+    fn serve(&self, member: usize) {
+        // Jobs are counted from 0 and this worker missed none: `fork` waits for all workers.
+        let mut seen = 0;
+        loop {
+            self.jobs.pass(seen, self.spin);
+            if self.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            seen = seen.wrapping_add(1);
+            // SAFETY: written before `jobs` advanced, and not again before `running` is 0.
+            let job = unsafe { (*self.job.get()).expect("a job was published") };
+            // SAFETY: `fork` keeps the target alive until `running` is 0.
+            let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { (*job)(member) }));
+            if outcome.is_err() {
+                self.abort();
+            }
+            if self.running.fetch_sub(1, Ordering::SeqCst) == 1 {
+                self.done.advance();
+            }
+        }
+    }
+
+    fn barrier(&self) -> bool {
+        if self.size == 1 {
+            return true;
+        }
+        let seen = self.passed.now();
+        if self.aborted.load(Ordering::SeqCst) {
+            return false;
+        }
+        if self.arrived.fetch_add(1, Ordering::SeqCst) + 1 == self.size {
+            self.arrived.store(0, Ordering::SeqCst);
+            self.passed.advance();
+        } else {
+            self.passed.pass(seen, self.spin);
+        }
+        !self.aborted.load(Ordering::SeqCst)
+    }
+
+    /// Releases the members that wait for one that will not come.
+    fn abort(&self) {
+        self.aborted.store(true, Ordering::SeqCst);
+        self.passed.advance();
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Error::new(
+        ErrorKind::Internal,
+        format!("a thread of the runtime panicked: {}", text.unwrap_or("see its message above")),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runtime(threads: usize, spin_us: u64) -> Runtime {
+        Runtime::builder()
+            .threads(threads)
+            .spin(Duration::from_micros(spin_us))
+            .build()
+            .expect("runtime starts")
+    }
+
+    #[test]
+    fn members_meet_at_every_barrier() {
+        for (threads, spin_us) in [(1, 0), (2, 0), (2, 1000), (5, 0), (5, 20)] {
+            let runtime = runtime(threads, spin_us);
+            for _ in 0..50 {
+                let arrivals: Vec<AtomicUsize> = (0..20).map(|_| AtomicUsize::new(0)).collect();
+                runtime
+                    .fork(&|_| {
+                        for step in &arrivals {
+                            step.fetch_add(1, Ordering::SeqCst);
+                            assert!(runtime.barrier());
+                            assert_eq!(step.load(Ordering::SeqCst), threads);
+                        }
+                    })
+                    .expect("no member panics");
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_error_and_the_team_survives() {
+        for culprit in 0..3 {
+            let runtime = runtime(3, 10);
+            let result = runtime.fork(&|member| {
+                assert!(member != culprit, "member {culprit} fails on purpose");
+                while runtime.barrier() {}
+            });
+            assert_eq!(result.expect_err("it panicked").kind(), ErrorKind::Internal);
+            runtime.fork(&|_| assert!(runtime.barrier())).expect("the team works again");
+        }
+    }
+
+    #[test]
+    fn callers_take_turns() {
+        let runtime = runtime(2, 10);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        runtime.fork(&|_| assert!(runtime.barrier())).expect("runs");
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn shares_cover_everything_once() {
+        for total in 0..40 {
+            for count in 1..9 {
+                let mut next = 0;
+                for member in 0..count {
+                    let part = share(total, member, count);
+                    assert_eq!(part.start, next);
+                    next = part.end;
+                }
+                assert_eq!(next, total);
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_settings_are_errors() {
+        let zero = Runtime::builder().threads(0).build().expect_err("no threads");
+        assert_eq!(zero.kind(), ErrorKind::InvalidArgument);
+        assert!(Runtime::builder().threads(MAX_THREADS + 1).build().is_err());
     }
 }

@@ -1,9 +1,13 @@
 //! Micro-kernels, weight packing and CPU detection: mechanism without policy.
 //!
 //! Nothing here allocates, spawns, reads files or the environment, or knows what a graph is. Each
-//! kernel family has one folder, each instruction set one file in it, and [`registry`] lists them
-//! all; plans, tests and benches iterate that list.
+//! hot kernel family has one folder, each instruction set one file in it, and [`registry`] lists
+//! them all; plans, tests and benches iterate that list.
 
+pub mod eltwise;
 pub mod isa;
 pub mod layout;
 pub mod pack;
+pub mod pool;
+pub mod registry;
+pub mod sconv;
