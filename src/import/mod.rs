@@ -1,6 +1,8 @@
 //! Importers: ONNX and safetensors files to a [`Network`]. STUB: being written.
 
 pub mod onnx;
+pub mod synth;
+pub mod zoo;
 
 use std::path::Path;
 
