@@ -1,8 +1,15 @@
-//! The executor: runs a plan. STUB: being written.
+//! The executor: runs a plan.
 
-use crate::error::Result;
+use std::fmt;
+use std::time::Instant;
+
+use skipstone_kernels::fpenv::FlushDenormals;
+
+use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::plan::PlanSummary;
+use crate::ops::Worker;
+use crate::plan::{self, Plan, PlanSummary};
+use crate::tensor::AlignedBuf;
 use crate::threads::Runtime;
 
 /// Settings of an [`Executor`].
@@ -23,9 +30,34 @@ impl Default for ExecutorOptions {
 }
 
 /// A model planned for one runtime, batch and input size. `Send`, one thread at a time.
-#[derive(Debug)]
+///
+/// A run allocates nothing. Its results are the same to the bit for any number of threads, and for an
+/// image in any position of any batch.
 pub struct Executor {
-    _private: (),
+    runtime: Runtime,
+    plan: Plan,
+    arena: AlignedBuf,
+    scratch: AlignedBuf,
+    times_ns: Vec<u64>,
+}
+
+impl fmt::Debug for Executor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Executor").field("plan", &self.plan.summary).finish_non_exhaustive()
+    }
+}
+
+/// A pointer that the team's members share; what each may access is the steps' contract.
+#[derive(Clone, Copy)]
+struct Shared<T>(*mut T);
+
+// SAFETY: only an address; accesses through it are justified where they are made.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    fn at(self, offset: usize) -> *mut T {
+        self.0.wrapping_add(offset)
+    }
 }
 
 impl Executor {
@@ -33,48 +65,129 @@ impl Executor {
     ///
     /// # Errors
     /// An input size or batch the network cannot take; names the node.
-    pub fn new(_runtime: &Runtime, _model: &Model, _options: &ExecutorOptions) -> Result<Self> {
-        todo!("exec: the lead")
+    pub fn new(runtime: &Runtime, model: &Model, options: &ExecutorOptions) -> Result<Self> {
+        let report = runtime.report();
+        let plan = plan::build(model, report, options.batch, options.input_size)?;
+        Ok(Self {
+            runtime: runtime.clone(),
+            arena: AlignedBuf::zeroed(plan.arena_len),
+            scratch: AlignedBuf::zeroed(plan.scratch_len * report.threads),
+            times_ns: vec![0; if options.profile { plan.steps.len() } else { 0 }],
+            plan,
+        })
     }
 
     /// Runs one inference. `inputs[i]` is dense, with the dimensions [`Self::input_dims`] says.
     ///
     /// # Errors
     /// A wrong number of inputs or elements.
-    pub fn run(&mut self, _inputs: &[&[f32]]) -> Result<()> {
-        todo!("exec: the lead")
+    pub fn run(&mut self, inputs: &[&[f32]]) -> Result<()> {
+        self.check_lengths("input", &self.plan.input_dims, inputs.iter().map(|i| i.len()))?;
+        let (steps, scratch_len) = (&self.plan.steps, self.plan.scratch_len);
+        let (runtime, count) = (&self.runtime, self.runtime.report().threads);
+        let arena = Shared(self.arena.as_mut_ptr());
+        let scratch = Shared(self.scratch.as_mut_ptr());
+        let times = (!self.times_ns.is_empty()).then(|| Shared(self.times_ns.as_mut_ptr()));
+        runtime.fork(&|member| {
+            let _flush = FlushDenormals::set();
+            // SAFETY: the arena is valid for its length while `fork` runs, `self` is borrowed
+            // uniquely, and members have scratch of their own.
+            let worker = unsafe {
+                Worker::new(
+                    (member, count),
+                    (arena.at(0), self.plan.arena_len),
+                    (scratch.at(member * scratch_len), scratch_len),
+                    inputs,
+                )
+            };
+            let times = times.filter(|_| member == 0);
+            let mut start = times.map(|_| Instant::now());
+            for (i, step) in steps.iter().enumerate() {
+                // SAFETY: the arena and scratch are as long as the plan asked; every member runs
+                // every step in order, with a barrier in between.
+                unsafe { step.run(&worker) };
+                if !runtime.barrier() {
+                    return;
+                }
+                if let (Some(times), Some(start)) = (times, &mut start) {
+                    let now = Instant::now();
+                    // SAFETY: one entry per step, and only member 0 writes them.
+                    unsafe { *times.at(i) = now.duration_since(*start).as_nanos() as u64 };
+                    *start = now;
+                }
+            }
+        })
     }
 
     /// Like [`Self::run`], then copies the outputs into the caller's buffers.
     ///
     /// # Errors
     /// A wrong number of inputs, outputs or elements.
-    pub fn run_into(&mut self, _inputs: &[&[f32]], _outputs: &mut [&mut [f32]]) -> Result<()> {
-        todo!("exec: the lead")
+    pub fn run_into(&mut self, inputs: &[&[f32]], outputs: &mut [&mut [f32]]) -> Result<()> {
+        self.check_lengths("output", &self.plan.output_dims, outputs.iter().map(|o| o.len()))?;
+        self.run(inputs)?;
+        for (i, output) in outputs.iter_mut().enumerate() {
+            output.copy_from_slice(self.output(i));
+        }
+        Ok(())
     }
 
-    /// Output `i` of the last run, dense, with the dimensions [`Self::output_dims`] says.
-    pub fn output(&self, _i: usize) -> &[f32] {
-        todo!("exec: the lead")
+    fn check_lengths(
+        &self,
+        what: &str,
+        expected: &[Vec<usize>],
+        found: impl ExactSizeIterator<Item = usize>,
+    ) -> Result<()> {
+        if found.len() != expected.len() {
+            return Err(Error::invalid(format!(
+                "{} {what}s given, the network has {}",
+                found.len(),
+                expected.len()
+            )));
+        }
+        for (i, (found, dims)) in found.zip(expected).enumerate() {
+            let len: usize = dims.iter().product();
+            if found != len {
+                return Err(Error::invalid(format!(
+                    "{what} {i} has {found} elements, expected {len} ({dims:?})"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Output `i` of the last run, dense, with the dimensions [`Self::output_dims`] says; zeros
+    /// before the first run.
+    ///
+    /// # Panics
+    /// If there is no output `i`.
+    pub fn output(&self, i: usize) -> &[f32] {
+        &self.arena[self.plan.outputs[i].clone()]
     }
 
     /// Dimensions of input `i` in the user's axis order, batch included.
-    pub fn input_dims(&self, _i: usize) -> &[usize] {
-        todo!("exec: the lead")
+    ///
+    /// # Panics
+    /// If there is no input `i`.
+    pub fn input_dims(&self, i: usize) -> &[usize] {
+        &self.plan.input_dims[i]
     }
 
     /// Dimensions of output `i` in the user's axis order, batch included.
-    pub fn output_dims(&self, _i: usize) -> &[usize] {
-        todo!("exec: the lead")
+    ///
+    /// # Panics
+    /// If there is no output `i`.
+    pub fn output_dims(&self, i: usize) -> &[usize] {
+        &self.plan.output_dims[i]
     }
 
-    /// What will run: step by step.
+    /// What runs: step by step.
     pub fn plan(&self) -> &PlanSummary {
-        todo!("exec: the lead")
+        &self.plan.summary
     }
 
     /// Nanoseconds of each step of the plan in the last run (with `profile`), else empty.
     pub fn step_times_ns(&self) -> &[u64] {
-        todo!("exec: the lead")
+        &self.times_ns
     }
 }

@@ -5,6 +5,7 @@
 //! them all; plans, tests and benches iterate that list.
 
 pub mod eltwise;
+pub mod fpenv;
 pub mod isa;
 pub mod layout;
 pub mod pack;

@@ -36,9 +36,8 @@ impl Window {
     fn taps(&self, index: usize) -> (usize, usize, usize) {
         let start = index * self.stride;
         let first = self.pad[0].saturating_sub(start).div_ceil(self.dilation);
-        let until = |limit: usize| {
-            limit.saturating_sub(start).div_ceil(self.dilation).min(self.kernel)
-        };
+        let until =
+            |limit: usize| limit.saturating_sub(start).div_ceil(self.dilation).min(self.kernel);
         let end = until(self.pad[0] + self.size);
         let padded = until(self.pad[0] + self.size + self.pad[1]);
         let count = end.saturating_sub(first);

@@ -1,4 +1,24 @@
-//! The plan: everything decided once, before the first run. STUB: being written.
+//! The plan: everything decided once, before the first run.
+//!
+//! From a model's graph, the runtime's instruction set and team, a batch and an input size,
+//! [`build`] decides shapes, each activation's layout and frame ([`layout`]), its place in the arena
+//! ([`memory`]) and each node's step: algorithm, kernel, blocks and division over threads
+//! ([`steps`]). What is left to run time is a list of steps.
+
+mod layout;
+mod memory;
+mod steps;
+pub(crate) mod weights;
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Shape, ValueId};
+use crate::model::Model;
+use crate::ops::{Act, Step};
+use crate::threads::RuntimeReport;
+use memory::Block;
+
+/// Largest batch.
+pub const MAX_BATCH: usize = 4096;
 
 /// A plan as text and numbers: one entry per step.
 #[derive(Clone, Debug)]
@@ -21,9 +41,9 @@ pub struct StepSummary {
     /// Operator.
     pub op: &'static str,
     /// Shapes of one image of each operand, `CxHxW`.
-    pub inputs: Vec<crate::graph::Shape>,
+    pub inputs: Vec<Shape>,
     /// Shape of one image of the result.
-    pub output: crate::graph::Shape,
+    pub output: Shape,
     /// Algorithm, e.g. `direct`, `pointwise`, `stem`.
     pub algorithm: &'static str,
     /// The micro-kernel's name, e.g. `avx2-sconv-6x16`.
@@ -37,3 +57,108 @@ pub struct StepSummary {
     /// Bytes of activations read and written, whole batch.
     pub activation_bytes: u64,
 }
+
+/// What an executor runs.
+pub(crate) struct Plan {
+    pub(crate) steps: Vec<Box<dyn Step>>,
+    pub(crate) summary: PlanSummary,
+    /// Elements of the arena, and of each member's scratch memory.
+    pub(crate) arena_len: usize,
+    pub(crate) scratch_len: usize,
+    /// Users' dimensions of each input and output, and where outputs lie in the arena.
+    pub(crate) input_dims: Vec<Vec<usize>>,
+    pub(crate) output_dims: Vec<Vec<usize>>,
+    pub(crate) outputs: Vec<std::ops::Range<usize>>,
+}
+
+/// Plans `model` for a batch of images of the given size (of the first input; the default if absent).
+///
+/// # Errors
+/// A batch or size out of range, or one that the network cannot take; names the node.
+pub(crate) fn build(
+    model: &Model,
+    runtime: &RuntimeReport,
+    batch: usize,
+    input_size: Option<[usize; 2]>,
+) -> Result<Plan> {
+    if !(1..=MAX_BATCH).contains(&batch) {
+        return Err(Error::invalid(format!("batch is {batch}, expected 1..={MAX_BATCH}")));
+    }
+    let graph = model.graph();
+    let shapes = infer_shapes(graph, input_size)?;
+    let mut acts = layout::activations(graph, &shapes, batch)?;
+    let last_uses = last_uses(graph);
+    let nb_values = graph.nb_values();
+    let end = nb_values + graph.outputs.len();
+    let mut blocks: Vec<Block> = (0..nb_values)
+        .map(|v| Block { len: acts[v].len(), live: v..=last_uses[v].max(v) })
+        .collect();
+    // Outputs are copied out into dense tensors that stay until the next run.
+    let outputs = graph.outputs.iter().enumerate();
+    blocks.extend(outputs.map(|(i, port)| Block {
+        len: batch * shapes[port.value.0 as usize].len(),
+        live: nb_values + i..=end,
+    }));
+    let (places, arena_len) = memory::place(&blocks);
+    for (act, place) in acts.iter_mut().zip(&places) {
+        act.base = *place;
+    }
+    let mut builder = steps::Builder::new(model, runtime, batch, &acts);
+    for (i, port) in graph.inputs.iter().enumerate() {
+        builder.input(i, port);
+    }
+    for (i, node) in graph.nodes.iter().enumerate() {
+        builder.node(node, graph.value_of(i));
+    }
+    let mut plan_outputs = Vec::new();
+    for (port, place) in graph.outputs.iter().zip(&places[nb_values..]) {
+        let len = builder.output(port, *place);
+        plan_outputs.push(*place..place + len);
+    }
+    let dims = |port: &crate::graph::Port| port.axes.dims(batch, shapes[port.value.0 as usize]);
+    let (steps, summaries, repacked_bytes) = builder.finish();
+    let scratch_len = steps.iter().map(|s| s.scratch_len()).max().unwrap_or(0);
+    // Members' scratch does not share cache lines.
+    let scratch_len = scratch_len.next_multiple_of(32);
+    Ok(Plan {
+        summary: PlanSummary {
+            steps: summaries,
+            arena_bytes: arena_len * size_of::<f32>(),
+            scratch_bytes: runtime.threads * scratch_len * size_of::<f32>(),
+            repacked_bytes,
+        },
+        steps,
+        arena_len,
+        scratch_len,
+        input_dims: graph.inputs.iter().map(dims).collect(),
+        output_dims: graph.outputs.iter().map(dims).collect(),
+        outputs: plan_outputs,
+    })
+}
+
+fn infer_shapes(graph: &Graph, input_size: Option<[usize; 2]>) -> Result<Vec<Shape>> {
+    let mut inputs = graph.input_shapes();
+    if let (Some([h, w]), Some(first)) = (input_size, inputs.first_mut()) {
+        (first.h, first.w) = (h, w);
+        first.check()?;
+    }
+    graph.infer_shapes(&inputs)
+}
+
+/// The step (numbered as values are, outputs after) that reads each value last.
+fn last_uses(graph: &Graph) -> Vec<usize> {
+    let mut last = vec![0; graph.nb_values()];
+    for (i, node) in graph.nodes.iter().enumerate() {
+        for v in &node.inputs {
+            last[v.0 as usize] = graph.value_of(i).0 as usize;
+        }
+    }
+    for (i, port) in graph.outputs.iter().enumerate() {
+        let ValueId(v) = port.value;
+        last[v as usize] = graph.nb_values() + i;
+    }
+    last
+}
+
+/// Activations of one plan, by value.
+type Acts = [Act];

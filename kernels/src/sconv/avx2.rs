@@ -22,9 +22,7 @@ pub const KERNEL: Kernel = Kernel::new("avx2-sconv-6x16", Isa::Avx2, panel);
 #[target_feature(enable = "avx2,fma")]
 unsafe fn panel(args: &PanelArgs) {
     // SAFETY: the contract is the caller's.
-    unsafe {
-        if args.tap_len == C_BLOCK { pixels::<C_BLOCK>(args) } else { pixels::<0>(args) }
-    }
+    unsafe { if args.tap_len == C_BLOCK { pixels::<C_BLOCK>(args) } else { pixels::<0>(args) } }
 }
 
 /// All tiles of the run. `TAP` is the tap length where it is known, else 0.

@@ -124,18 +124,17 @@ impl Kernel {
         assert!(max(job.src_pixels) + max(job.taps) + job.tap_len <= job.src.len());
         assert!(job.weights.len() >= job.taps.len() * job.tap_len * OC_PANEL);
         assert!(job.weights.as_ptr().cast::<[f32; 8]>().align_offset(32) == 0);
-        let reach = |pixels: &[u32], stride: usize| {
-            max(pixels) + (nb_blocks - 1) * stride + C_BLOCK
-        };
+        let reach =
+            |pixels: &[u32], stride: usize| max(pixels) + (nb_blocks - 1) * stride + C_BLOCK;
         assert!(reach(job.dst_pixels, job.dst_block_stride) <= job.dst.len());
         if let Some((residual, pixels, stride)) = job.residual {
             assert_eq!(pixels.len(), nb_pixels);
             assert!(reach(pixels, stride) <= residual.len());
         }
-        let (residual, res_pixels, res_block_stride) = job.residual.map_or(
-            (std::ptr::null(), std::ptr::null(), 0),
-            |(r, p, stride)| (r.as_ptr(), p.as_ptr(), stride),
-        );
+        let (residual, res_pixels, res_block_stride) =
+            job.residual.map_or((std::ptr::null(), std::ptr::null(), 0), |(r, p, stride)| {
+                (r.as_ptr(), p.as_ptr(), stride)
+            });
         let args = PanelArgs {
             src: job.src.as_ptr(),
             src_pixels: job.src_pixels.as_ptr(),

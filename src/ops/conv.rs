@@ -1,0 +1,318 @@
+//! Convolution and fully connected layers: the driver around the `sconv` micro-kernels.
+//!
+//! ```text
+//! for each block of MC pixels (of this member's pixels):      its window of src stays in L2
+//!     for each panel of 16 output channels (of this member's):
+//!         for each chunk of KC taps:                          its weights stay in L1
+//!             micro-kernel: MC pixels x 16 channels
+//! ```
+//!
+//! Pixels run through the whole batch, so a layer with few pixels per image still fills tiles.
+//! Sums over k run in one order, whatever MC, KC and the division over threads are.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use skipstone_kernels::layout::{C_BLOCK, LayoutTag, OC_PANEL};
+use skipstone_kernels::pack::ConvGeometry;
+use skipstone_kernels::sconv::{Kernel, MR, PanelArgs};
+
+use super::{Act, Layout, Step, Worker, zero_frame};
+use crate::graph::{Clamp, Pad, Shape};
+use crate::plan::weights::Weights;
+use crate::tensor::AlignedBuf;
+
+/// The window's geometry: attributes that place taps and pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct WindowAttrs {
+    pub(crate) kernel: [usize; 2],
+    pub(crate) stride: [usize; 2],
+    pub(crate) dilation: [usize; 2],
+    pub(crate) pad: Pad,
+}
+
+impl WindowAttrs {
+    /// A 1x1 window: fully connected layers.
+    pub(crate) const POINT: Self = Self {
+        kernel: [1, 1],
+        stride: [1, 1],
+        dilation: [1, 1],
+        pad: Pad { top: 0, left: 0, bottom: 0, right: 0 },
+    };
+
+    /// Zeros that the windows over `output` pixels touch around an image of `input` pixels. Rows
+    /// and columns that no window reaches are not counted.
+    pub(crate) fn frame(&self, input: Shape, output: Shape) -> Pad {
+        let after = |axis: usize, out: usize, size: usize, before: usize| {
+            let extent = (self.kernel[axis] - 1) * self.dilation[axis] + 1;
+            ((out - 1) * self.stride[axis] + extent).saturating_sub(before + size)
+        };
+        Pad {
+            top: self.pad.top,
+            left: self.pad.left,
+            bottom: after(0, output.h, input.h, self.pad.top),
+            right: after(1, output.w, input.w, self.pad.left),
+        }
+    }
+}
+
+/// Where the pixels of an activation are, for every pixel of an output.
+pub(crate) type PixelTable = Arc<[u32]>;
+
+/// The offset, from `act.base` and in plane 0, of each output pixel's window corner, for all images.
+///
+/// # Panics
+/// If `act`'s frame does not hold the windows, or offsets exceed `u32`.
+pub(crate) fn window_table(act: &Act, window: &WindowAttrs, output: Shape) -> PixelTable {
+    let needed = window.frame(act.shape, output);
+    let (f, n) = (act.frame, needed);
+    assert!(
+        f.top >= n.top && f.left >= n.left && f.bottom >= n.bottom && f.right >= n.right,
+        "the plan frames {act:?} for {window:?}"
+    );
+    assert!(u32::try_from(act.len()).is_ok(), "the plan limits activations to u32 offsets");
+    let mut table = Vec::with_capacity(act.batch * output.h * output.w);
+    for image in 0..act.batch {
+        for oh in 0..output.h {
+            for ow in 0..output.w {
+                let y = oh * window.stride[0] + f.top - window.pad.top;
+                let x = ow * window.stride[1] + f.left - window.pad.left;
+                table.push(act.framed_pixel(image, 0, y, x) as u32);
+            }
+        }
+    }
+    table.into()
+}
+
+/// The offset of each tap from a window's corner, in the order of the packed weights.
+fn tap_table(act: &Act, window: &WindowAttrs, ic_blocks: usize) -> Vec<u32> {
+    let [kh, kw] = window.kernel;
+    let row = |i: usize| i * window.dilation[0] * act.row_stride();
+    match act.layout {
+        Layout::Interleaved => (0..kh).map(|i| row(i) as u32).collect(),
+        Layout::Blocked => {
+            let mut taps = Vec::with_capacity(ic_blocks * kh * kw);
+            for block in 0..ic_blocks {
+                for i in 0..kh {
+                    for j in 0..kw {
+                        let column = j * window.dilation[1] * act.pixel_len();
+                        taps.push((block * act.plane_stride() + row(i) + column) as u32);
+                    }
+                }
+            }
+            taps
+        }
+    }
+}
+
+/// How a step divides its work over the team: `pixels * channels` members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Split {
+    pub(crate) pixels: usize,
+    pub(crate) channels: usize,
+}
+
+impl Split {
+    /// Chooses the division that moves the fewest bytes: dividing pixels makes every member read all
+    /// weights, dividing channels makes every member read all of the source. Unequal shares count
+    /// as the time they waste.
+    pub(crate) fn choose(
+        members: usize,
+        pixels: usize,
+        panels: usize,
+        weights: u64,
+        src: u64,
+    ) -> Self {
+        let cost = |s: &Self| {
+            let bytes = weights * s.pixels as u64 + src * s.channels as u64;
+            // The longest share, relative to an equal one.
+            let waste =
+                |units: usize, parts: usize| (units.div_ceil(parts) * parts) as f64 / units as f64;
+            let imbalance = waste(pixels.div_ceil(MR), s.pixels) * waste(panels, s.channels);
+            // A step's time is mostly arithmetic: 1 byte per 8 multiply-accumulates is a rough
+            // exchange rate between the two.
+            let macs = weights as f64 / 4.0 * pixels as f64;
+            macs / 8.0 * imbalance + bytes as f64
+        };
+        let divisors = (1..=members).filter(|p| members.is_multiple_of(*p));
+        let splits = divisors.map(|p| Self { pixels: p, channels: members / p });
+        splits.min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or(Self { pixels: 1, channels: 1 })
+    }
+
+    /// Name in plan dumps.
+    pub(crate) fn name(self) -> &'static str {
+        match (self.pixels, self.channels) {
+            (1, 1) => "none",
+            (_, 1) => "pixels",
+            (1, _) => "channels",
+            _ => "grid",
+        }
+    }
+
+    /// A member's pixels (in whole tiles) and panels.
+    fn part(self, member: usize, pixels: usize, panels: usize) -> (Range<usize>, Range<usize>) {
+        if member >= self.pixels * self.channels {
+            return (0..0, 0..0);
+        }
+        let tiles = crate::threads::share(pixels.div_ceil(MR), member / self.channels, self.pixels);
+        let panels = crate::threads::share(panels, member % self.channels, self.channels);
+        (tiles.start * MR..(tiles.end * MR).min(pixels), panels)
+    }
+}
+
+/// Bytes of source that a block of pixels may keep in L2, and of weights that a chunk of taps may
+/// keep in L1, with room for the rest: half of the smallest caches among target CPUs (512 KiB and
+/// 32 KiB).
+const L2_BYTES: usize = 256 << 10;
+const L1_BYTES: usize = 24 << 10;
+
+/// Everything that places a convolution.
+pub(crate) struct ConvSpec {
+    pub(crate) kernel: Kernel,
+    pub(crate) geometry: ConvGeometry,
+    pub(crate) window: WindowAttrs,
+    pub(crate) clamp: Clamp,
+    pub(crate) layout: LayoutTag,
+    pub(crate) weights: Weights,
+    pub(crate) bias: Option<Vec<f32>>,
+    pub(crate) src: Act,
+    pub(crate) residual: Option<Act>,
+    pub(crate) dst: Act,
+    /// Tables of `src`, `residual` and `dst`.
+    pub(crate) src_pixels: PixelTable,
+    pub(crate) res_pixels: Option<PixelTable>,
+    pub(crate) dst_pixels: PixelTable,
+    pub(crate) members: usize,
+}
+
+/// A planned convolution.
+pub(crate) struct ConvStep {
+    spec: ConvSpec,
+    taps: Vec<u32>,
+    tap_len: usize,
+    /// One bias per output channel of all panels.
+    bias: AlignedBuf,
+    split: Split,
+    /// Pixels per block, a multiple of [`MR`].
+    mc: usize,
+    /// Taps per chunk.
+    kc: usize,
+}
+
+impl ConvStep {
+    /// Checks the tables against each other and chooses blocks and division.
+    ///
+    /// # Panics
+    /// If an operand's description does not fit the others: a defect of the plan.
+    pub(crate) fn new(spec: ConvSpec) -> Self {
+        let (geometry, src, dst) = (&spec.geometry, &spec.src, &spec.dst);
+        let nb_pixels = spec.dst_pixels.len();
+        assert_eq!(spec.src_pixels.len(), nb_pixels);
+        assert_eq!((src.shape.c, dst.shape.c), (geometry.ic(), geometry.oc()));
+        assert_eq!(spec.weights.len(), geometry.packed_len(spec.layout));
+        assert_eq!(dst.layout, Layout::Blocked);
+        let (ic_blocks, tap_len) = match spec.layout {
+            LayoutTag::OIhw8i16o => (geometry.panel_ic_blocks(), C_BLOCK),
+            LayoutTag::Ohwi16o => (1, geometry.kernel()[1] * geometry.ic()),
+            other => unreachable!("{other:?} is not a panel layout"),
+        };
+        let interleaved = spec.layout == LayoutTag::Ohwi16o;
+        assert_eq!(src.layout == Layout::Interleaved, interleaved);
+        // Windows and taps stay inside the source: `window_table` checked the frame, and a panel's
+        // channel window ends inside the activation's planes.
+        assert!(ic_blocks <= src.nb_planes());
+        if let (Some(res), Some(table)) = (&spec.residual, &spec.res_pixels) {
+            assert_eq!((res.shape, res.layout), (dst.shape, Layout::Blocked));
+            assert_eq!(table.len(), nb_pixels);
+        }
+        let taps = tap_table(src, &spec.window, ic_blocks);
+        assert_eq!(taps.len() * tap_len * OC_PANEL, geometry.panel_len(spec.layout));
+
+        let mut bias = AlignedBuf::zeroed(geometry.nb_panels() * OC_PANEL);
+        if let Some(values) = &spec.bias {
+            bias[..values.len()].copy_from_slice(values);
+        }
+        let weight_bytes = (spec.weights.len() * size_of::<f32>()) as u64;
+        let split =
+            Split::choose(spec.members, nb_pixels, geometry.nb_panels(), weight_bytes, src.bytes());
+        let src_bytes_per_pixel = (src.len() * size_of::<f32>()).div_ceil(nb_pixels);
+        let mc = (L2_BYTES / src_bytes_per_pixel.max(1) / MR * MR).max(8 * MR);
+        let tap_bytes = tap_len * OC_PANEL * size_of::<f32>();
+        let kc = (L1_BYTES / tap_bytes).max(1);
+        // Equal chunks, and none where one fits.
+        let kc = taps.len().div_ceil(taps.len().div_ceil(kc));
+        Self { taps, tap_len, bias, split, mc, kc, spec }
+    }
+
+    /// How the work is divided.
+    pub(crate) fn split(&self) -> Split {
+        self.split
+    }
+}
+
+impl Step for ConvStep {
+    fn scratch_len(&self) -> usize {
+        if self.kc < self.taps.len() { self.mc * OC_PANEL } else { 0 }
+    }
+
+    unsafe fn run(&self, worker: &Worker<'_>) {
+        let spec = &self.spec;
+        let (geometry, src, dst) = (&spec.geometry, &spec.src, &spec.dst);
+        // SAFETY: this step writes `dst`, and its frame only here.
+        unsafe { zero_frame(worker, dst) };
+        let panel_len = geometry.panel_len(spec.layout);
+        let k_len = self.tap_len * OC_PANEL;
+        let (pixels, panels) =
+            self.split.part(worker.member, spec.dst_pixels.len(), geometry.nb_panels());
+        let partial = worker.scratch(self.scratch_len());
+        for start in pixels.clone().step_by(self.mc) {
+            let block = start..(start + self.mc).min(pixels.end);
+            for panel in panels.clone() {
+                let weights = &spec.weights[panel * panel_len..][..panel_len];
+                let first_block = match src.layout {
+                    Layout::Blocked => geometry.panel_first_ic_block(panel),
+                    Layout::Interleaved => 0,
+                };
+                // Blocks of 8 channels that exist in the last panel.
+                let nb_blocks = (dst.nb_planes() - 2 * panel).min(2);
+                let residual = spec.residual.as_ref().zip(spec.res_pixels.as_ref());
+                for first_tap in (0..self.taps.len()).step_by(self.kc) {
+                    let taps = &self.taps[first_tap..(first_tap + self.kc).min(self.taps.len())];
+                    let chunk = &weights[first_tap * k_len..][..taps.len() * k_len];
+                    let args = PanelArgs {
+                        src: worker.arena(src.base + first_block * src.plane_stride()),
+                        src_pixels: spec.src_pixels[block.clone()].as_ptr(),
+                        nb_pixels: block.len(),
+                        taps: taps.as_ptr(),
+                        nb_taps: taps.len(),
+                        tap_len: self.tap_len,
+                        weights: chunk.as_ptr(),
+                        next_weights: chunk.as_ptr_range().end,
+                        bias: self.bias[panel * OC_PANEL..][..OC_PANEL].as_ptr(),
+                        dst: worker.arena(dst.base + 2 * panel * dst.plane_stride()),
+                        dst_pixels: spec.dst_pixels[block.clone()].as_ptr(),
+                        dst_block_stride: dst.plane_stride(),
+                        nb_blocks,
+                        residual: residual.map_or(std::ptr::null(), |(res, _)| {
+                            worker.arena(res.base + 2 * panel * res.plane_stride())
+                        }),
+                        res_pixels: residual
+                            .map_or(std::ptr::null(), |(_, t)| t[block.clone()].as_ptr()),
+                        res_block_stride: residual.map_or(0, |(res, _)| res.plane_stride()),
+                        clamp: [spec.clamp.min, spec.clamp.max],
+                        partial,
+                        first: first_tap == 0,
+                        last: first_tap + taps.len() == self.taps.len(),
+                    };
+                    // SAFETY:
+                    // - The plan took the kernel from the registry for an available tier.
+                    // - Tables were made for these activations (`window_table`, `tap_table`), whose
+                    //   lengths the arena holds; slices above have the lengths the kernel reads.
+                    // - Members have disjoint pixels x panels of `dst`; `src` and `residual` are
+                    //   other activations, or pixels of this member alone (see the plan's reuse rule).
+                    unsafe { spec.kernel.run_raw(&args) };
+                }
+            }
+        }
+    }
+}

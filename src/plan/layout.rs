@@ -1,0 +1,103 @@
+//! Layout and frame of every activation.
+
+use skipstone_kernels::layout::LayoutTag;
+
+use crate::error::{Error, Result};
+use crate::graph::{ConstSpec, Conv, Graph, Op, Pad, Shape, ValueId};
+use crate::ops::conv::WindowAttrs;
+use crate::ops::{Act, Layout};
+
+/// Most channels of an image that stays interleaved for its convolution.
+const MAX_INTERLEAVED: usize = 4;
+
+/// The activations of all values: layouts and frames as their consumers need them; not yet placed.
+///
+/// # Errors
+/// An activation too large for the kernels' offsets; names the node.
+pub(super) fn activations(graph: &Graph, shapes: &[Shape], batch: usize) -> Result<Vec<Act>> {
+    let mut acts: Vec<Act> = shapes
+        .iter()
+        .enumerate()
+        .map(|(v, &shape)| Act {
+            batch,
+            shape,
+            layout: value_layout(graph, ValueId(v as u32), shape),
+            frame: Pad::default(),
+            base: 0,
+        })
+        .collect();
+    for (i, node) in graph.nodes.iter().enumerate() {
+        if let Op::Conv(conv) = &node.op {
+            let output = shapes[graph.value_of(i).0 as usize];
+            let act = &mut acts[node.inputs[0].0 as usize];
+            let needed = window(conv, &graph.constants).frame(act.shape, output);
+            act.frame = Pad {
+                top: act.frame.top.max(needed.top),
+                left: act.frame.left.max(needed.left),
+                bottom: act.frame.bottom.max(needed.bottom),
+                right: act.frame.right.max(needed.right),
+            };
+        }
+    }
+    for (v, act) in acts.iter().enumerate() {
+        // In f64 first: a frame may be as large as 2^20 on each side.
+        let planes = (act.batch * act.nb_planes() * act.pixel_len()) as f64;
+        let height = (act.frame.top + act.shape.h + act.frame.bottom) as f64;
+        let width = (act.frame.left + act.shape.w + act.frame.right) as f64;
+        if planes * height * width > f64::from(i32::MAX) {
+            let name = match graph.node_of(ValueId(v as u32)) {
+                Some(i) => graph.nodes[i].label(),
+                None => graph.inputs[v].name.clone(),
+            };
+            return Err(Error::shape(format!(
+                "{batch} images of {} exceed 2^31 elements; use a smaller batch or input",
+                act.shape
+            ))
+            .at_node(name));
+        }
+    }
+    Ok(acts)
+}
+
+/// A convolution's window.
+pub(super) fn window(conv: &Conv, constants: &[ConstSpec]) -> WindowAttrs {
+    let weights = &constants[conv.weights.0 as usize].shape;
+    WindowAttrs {
+        kernel: [weights[2], weights[3]],
+        stride: conv.stride,
+        dilation: conv.dilation,
+        pad: conv.pad,
+    }
+}
+
+/// The weight layout that goes with a source's layout.
+pub(super) fn weight_layout(src: Layout) -> LayoutTag {
+    match src {
+        Layout::Blocked => LayoutTag::OIhw8i16o,
+        Layout::Interleaved => LayoutTag::Ohwi16o,
+    }
+}
+
+/// Images of few channels that only convolutions read stay interleaved: blocks of 8 channels would
+/// be mostly padding. Everything else is blocked.
+fn value_layout(graph: &Graph, value: ValueId, shape: Shape) -> Layout {
+    let readers = graph.nodes.iter().filter(|n| n.inputs.contains(&value));
+    let mut nb_readers = 0;
+    for node in readers {
+        match &node.op {
+            Op::Conv(c)
+                if c.groups == 1 && c.dilation[1] == 1 && !node.inputs[1..].contains(&value) =>
+            {
+                nb_readers += 1;
+            }
+            _ => return Layout::Blocked,
+        }
+    }
+    let is_output = graph.outputs.iter().any(|p| p.value == value);
+    if graph.node_of(value).is_none() && !is_output && nb_readers > 0 && shape.c <= MAX_INTERLEAVED
+    {
+        Layout::Interleaved
+    } else {
+        Layout::Blocked
+    }
+}
