@@ -106,14 +106,32 @@ unsafe fn tile<const ROWS: usize, const TAP: usize>(args: &PanelArgs, m: usize) 
                 }
             }
         }
-        if args.last {
-            store(args, m, acc);
-        } else {
-            let partial = args.partial.add(m * OC_PANEL);
+        if !args.last {
             for r in 0..ROWS {
-                let p = partial.add(r * OC_PANEL);
+                let p = args.partial.add((m + r) * OC_PANEL);
                 _mm256_store_ps(p, acc[r][0]);
                 _mm256_store_ps(p.add(8), acc[r][1]);
+            }
+            return;
+        }
+        if !args.residual.is_null() {
+            for r in 0..ROWS {
+                let res = args.residual.add(*args.res_pixels.add(m + r) as usize);
+                acc[r][0] = _mm256_add_ps(acc[r][0], _mm256_loadu_ps(res));
+                if args.nb_blocks > 1 {
+                    let res = res.add(args.res_block_stride);
+                    acc[r][1] = _mm256_add_ps(acc[r][1], _mm256_loadu_ps(res));
+                }
+            }
+        }
+        let (min, max) = (_mm256_set1_ps(args.clamp[0]), _mm256_set1_ps(args.clamp[1]));
+        for r in 0..ROWS {
+            // The second operand is returned when one is NaN: NaN passes through.
+            let [v0, v1] = acc[r].map(|v| _mm256_min_ps(max, _mm256_max_ps(min, v)));
+            let dst = args.dst.add(*args.dst_pixels.add(m + r) as usize);
+            _mm256_storeu_ps(dst, v0);
+            if args.nb_blocks > 1 {
+                _mm256_storeu_ps(dst.add(args.dst_block_stride), v1);
             }
         }
     }
@@ -139,36 +157,6 @@ unsafe fn step<const ROWS: usize>(
             let x = _mm256_broadcast_ss(&*rows[r].add(k));
             acc[r][0] = _mm256_fmadd_ps(x, w0, acc[r][0]);
             acc[r][1] = _mm256_fmadd_ps(x, w1, acc[r][1]);
-        }
-    }
-}
-
-/// Epilogue: residual, clamp, store.
-///
-/// # Safety
-/// As [`tile`].
-#[target_feature(enable = "avx2,fma")]
-#[inline]
-unsafe fn store<const ROWS: usize>(args: &PanelArgs, m: usize, acc: [[__m256; 2]; ROWS]) {
-    let (min, max) = (_mm256_set1_ps(args.clamp[0]), _mm256_set1_ps(args.clamp[1]));
-    // The second operand is returned when one is NaN: NaN passes through.
-    let clamp = |v| _mm256_min_ps(max, _mm256_max_ps(min, v));
-    // SAFETY: the caller's.
-    unsafe {
-        for r in 0..ROWS {
-            let [mut v0, mut v1] = acc[r];
-            let dst = args.dst.add(*args.dst_pixels.add(m + r) as usize);
-            if !args.residual.is_null() {
-                let res = args.residual.add(*args.res_pixels.add(m + r) as usize);
-                v0 = _mm256_add_ps(v0, _mm256_loadu_ps(res));
-                if args.nb_blocks > 1 {
-                    v1 = _mm256_add_ps(v1, _mm256_loadu_ps(res.add(args.res_block_stride)));
-                }
-            }
-            _mm256_storeu_ps(dst, clamp(v0));
-            if args.nb_blocks > 1 {
-                _mm256_storeu_ps(dst.add(args.dst_block_stride), clamp(v1));
-            }
         }
     }
 }

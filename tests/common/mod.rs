@@ -1,0 +1,39 @@
+//! What the integration tests share: seeded data, the reference convolution, tolerances.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+/// A small deterministic generator (SplitMix64).
+pub(crate) struct Rng(pub(crate) u64);
+
+impl Rng {
+    /// The next 64 bits.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `-1.0..1.0`.
+    pub(crate) fn f32(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// Uniform in `0..n`.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// `len` values in `-1.0..1.0`.
+    pub(crate) fn vec(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.f32()).collect()
+    }
+}
+
+/// Rounding error of a direct sum in f32: `16 u * sum |a||w|` (u = 2^-24), where `magnitude` is the
+/// sum of the absolute values of all terms. Holds for any order and with or without FMA, since the
+/// errors of a few hundred terms of either sign grow like their square root.
+pub(crate) fn direct_tolerance(magnitude: f64) -> f64 {
+    16.0 * 2f64.powi(-24) * magnitude + 1e-30
+}
