@@ -56,6 +56,21 @@ def ort_session(model, threads: int = 1):
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+def ort_session_any_size(path: pathlib.Path, threads: int = 1):
+    """As ort_session, with the batch and the image size left open where the file fixes them."""
+    import onnx
+
+    model = onnx.load(path)
+    initializers = {i.name for i in model.graph.initializer}
+    (feed,) = [i for i in model.graph.input if i.name not in initializers]
+    for tensor in (feed, *model.graph.output):
+        for axis, dim in enumerate(tensor.type.tensor_type.shape.dim):
+            if tensor is not feed or dim.dim_value != 3:
+                dim.dim_param = f"{tensor.name}_{axis}"
+    del model.graph.value_info[:]
+    return ort_session(model.SerializeToString(), threads)
+
+
 def skipstone_binary() -> pathlib.Path:
     """The release CLI: $SKIPSTONE_BIN, or the workspace's target folder."""
     if given := os.environ.get("SKIPSTONE_BIN"):

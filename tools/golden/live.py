@@ -19,9 +19,11 @@ import time
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
-from common import GOLDEN, LOGIT_TOLERANCE, SkipstoneError, ort_session, relative_error, run_packed, skipstone
+from common import (
+    GOLDEN, LOGIT_TOLERANCE, SkipstoneError, ort_session_any_size, relative_error, run_packed, skipstone,
+)
 
 # Networks of `skipstone synth`, and the sizes beside their own that they run at.
 SYNTHETIC = {
@@ -87,17 +89,6 @@ def reseeded(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
     return model
 
 
-def with_free_axes(model: onnx.ModelProto, axes: list[int]) -> onnx.ModelProto:
-    """The graph with these axes of its input open, for ONNX Runtime to accept other batches and sizes."""
-    initializers = {i.name for i in model.graph.initializer}
-    for tensor in [i for i in model.graph.input if i.name not in initializers] + list(model.graph.output):
-        dims = tensor.type.tensor_type.shape.dim
-        for axis in axes if tensor in model.graph.input else range(len(dims)):
-            dims[axis].dim_param = f"{tensor.name}_{axis}"
-    del model.graph.value_info[:]
-    return model
-
-
 def models(scratch: pathlib.Path, patterns: list[str], seed: int):
     """(name, path, sizes), each made just before it is used, because some are large."""
     wanted = lambda name: not patterns or any(p in name for p in patterns)  # noqa: E731
@@ -137,13 +128,10 @@ def main() -> int:
                 failed += 1
                 print(f"{name:46} {'':18} {'':7} {'':9} {'':6}  FAILED: {error}", flush=True)
                 continue
-            session = ort_session(path, threads=2)
+            session = ort_session_any_size(path, threads=2)
             feed = session.get_inputs()[0]
             outputs = [o.name for o in session.get_outputs()]
             channels_last = feed.shape[3] == 3
-            if any(isinstance(d, int) for d in (feed.shape[0], *feed.shape[2:])):
-                model = with_free_axes(onnx.load(path), [0, 1, 2] if channels_last else [0, 2, 3])
-                session = ort_session(model.SerializeToString(), threads=2)
             for height, width in sizes:
                 for batch, threads in ONE_IMAGE_SETTINGS if name in RESEEDED else SETTINGS:
                     shape = (batch, height, width, 3) if channels_last else (batch, 3, height, width)
