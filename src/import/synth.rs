@@ -92,8 +92,10 @@ fn write_field_header(out: &mut impl Write, tag: u32, len: usize) -> std::io::Re
 
 /// Deviation of the output of a residual branch, so that a sum of dozens stays of order 1.
 const BRANCH_GAIN: f64 = 0.3;
+/// Mean before a ReLU, in deviations: the larger it is, the less rounding errors grow with depth.
+const SHIFT: f64 = 0.5;
 /// Deviation of logits over classes.
-const LOGIT_GAIN: f64 = 2.0;
+const LOGIT_GAIN: f64 = 1.5;
 /// Share of the features' mean that the classifier's bias removes: what is left makes classes
 /// differ whatever the image, the rest of the logits depends on the image.
 const CENTRED: f64 = 0.8;
@@ -170,14 +172,16 @@ impl Filler {
         x: Moments,
         tensors: &mut [TensorProto],
     ) -> Moments {
-        let gain = if self.branches.contains(&node.output[0]) { BRANCH_GAIN } else { 1.0 };
+        // A shift of every branch would add up along the shortcuts.
+        let is_branch = self.branches.contains(&node.output[0]);
+        let (gain, shift) = if is_branch { (BRANCH_GAIN, 0.0) } else { (1.0, SHIFT) };
         let mut rngs = [1, 2, 3, 4].map(|i| self.rng(&node.input[i]));
         let mut data = [1, 2, 3, 4].map(|_| Vec::with_capacity(x.mean.len()));
         let y = x.map(|mean, variance| {
             let deviation = variance.sqrt();
             let drawn = [
                 gain * rngs[0].uniform(0.7, 1.1),
-                gain * (0.2 + 0.2 * rngs[1].gaussian()),
+                gain * (shift + 0.2 * rngs[1].gaussian()),
                 mean + 0.1 * deviation * rngs[2].gaussian(),
                 variance * rngs[3].uniform(0.8, 1.2),
             ]
@@ -231,13 +235,17 @@ impl Filler {
         let mut rng = self.rng(&node.input[1]);
         let mut raw = Vec::with_capacity(oc * fan_in * 4);
         let mut y = Moments { mean: Vec::with_capacity(oc), variance: Vec::with_capacity(oc) };
+        let mut row = vec![0.0; fan_in];
         for o in 0..oc {
+            row.fill_with(|| rng.gaussian() * deviation);
+            // A filter without a mean does not see errors that all channels' moments share.
+            let excess = row.iter().sum::<f64>() / fan_in as f64;
             let first = o / (oc / groups) * icg;
             let (mut mean, mut variance) = (0.0, 0.0);
-            for i in first..first + icg {
+            for (i, weights) in (first..).zip(row.chunks_exact(area)) {
                 let (mut sum, mut squares) = (0.0, 0.0);
-                for _ in 0..area {
-                    let w = (rng.gaussian() * deviation) as f32;
+                for w in weights {
+                    let w = (w - excess) as f32;
                     raw.extend_from_slice(&w.to_le_bytes());
                     sum += f64::from(w);
                     squares += f64::from(w) * f64::from(w);
@@ -252,8 +260,7 @@ impl Filler {
 
         if has_bias {
             let mut rng = self.rng(&node.input[2]);
-            let spread = if is_classifier { 0.1 } else { 0.2 };
-            let bias = |mean: f64| ((kept - 1.0) * mean + spread * (1.0 + rng.gaussian())) as f32;
+            let bias = |mean: f64| ((kept - 1.0) * mean + SHIFT + 0.2 * rng.gaussian()) as f32;
             let bias: Vec<f32> = y.mean.iter().copied().map(bias).collect();
             self.set(tensors, &node.input[2], &bias);
             y.mean.iter_mut().zip(&bias).for_each(|(m, b)| *m += f64::from(*b));
