@@ -1,0 +1,241 @@
+//! From a network to a file, section by section, so that the file is never in memory as a whole.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Cursor, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytemuck::Pod;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use skipstone_kernels::pack::pack;
+
+use super::fields::Encoder;
+use super::header::{HEADER_LEN, Header, SectionEntry, SectionKind, section_start};
+use super::weights::{self, Use};
+use super::{PackOptions, WeightDtype, graph, strings};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::Network;
+
+/// Serialises `network`; the same input gives the same bytes.
+///
+/// # Errors
+/// A network that is not valid, or over the format's limits; weights that are infinite or undefined,
+/// or become so as f16; labels, a recipe or a test vector that do not fit the network.
+pub fn to_bytes(network: &Network, options: &PackOptions) -> Result<Vec<u8>> {
+    let mut out = Cursor::new(Vec::new());
+    stream(network, options, &mut out)?;
+    Ok(out.into_inner())
+}
+
+/// Writes `network` to `path`, which appears complete or not at all: through a temporary file in the
+/// same folder and a rename. A file that was there stays intact for whoever has it open or mapped.
+///
+/// # Errors
+/// As [`to_bytes`], or the file cannot be written, or `path` is not a regular file.
+pub fn write(network: &Network, options: &PackOptions, path: &Path) -> Result<()> {
+    let in_file = |e: Error| e.in_file(path);
+    // A rename would replace the link, not what it points to.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if fs::metadata(&target).is_ok_and(|m| !m.is_file()) {
+        return Err(in_file(Error::invalid("exists and is not a regular file")));
+    }
+    let io = |action: &'static str| move |e: io::Error| Error::io(path, action, e);
+    let (temporary, mut file) =
+        Temporary::create_beside(&target).map_err(io("create a file here"))?;
+    stream(network, options, &mut file).map_err(in_file)?;
+    file.sync_all().map_err(io("write"))?;
+    drop(file);
+    temporary.rename(&target).map_err(io("write"))
+}
+
+/// A file that is removed unless it is renamed.
+struct Temporary(Option<PathBuf>);
+
+impl Temporary {
+    fn create_beside(target: &Path) -> io::Result<(Self, File)> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+        loop {
+            let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+            let path = target.with_file_name(format!(".{name}.{}-{n}.tmp", std::process::id()));
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok((Self(Some(path)), file)),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn rename(mut self, target: &Path) -> io::Result<()> {
+        let Some(path) = &self.0 else { return Ok(()) };
+        fs::rename(path, target)?;
+        self.0 = None;
+        // The rename itself survives a crash only once the folder is written.
+        #[cfg(unix)]
+        {
+            let folder = target.parent().filter(|p| !p.as_os_str().is_empty());
+            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            // There is nobody to tell; the error that led here is on its way.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn stream(network: &Network, options: &PackOptions, out: &mut (impl Write + Seek)) -> Result<()> {
+    let graph = &network.graph;
+    let (graph_bytes, names) = graph::encode(graph)?;
+    graph.validate()?;
+    options.check(graph).map_err(|e| Error::invalid(e.to_string()))?;
+    let uses = weights::uses(graph)?;
+    if network.data.len() != graph.constants.len() {
+        return Err(Error::invalid(format!(
+            "data for {} constants, the graph has {}",
+            network.data.len(),
+            graph.constants.len()
+        )));
+    }
+    let json_error = |e: serde_json::Error| Error::invalid(e.to_string()).caused_by(e);
+
+    let mut file = SectionStream::start(out)?;
+    file.section(SectionKind::GRAPH, &graph_bytes)?;
+    file.section(SectionKind::STRINGS, &names)?;
+    if !options.metadata.is_empty() {
+        let json = serde_json::to_vec(&options.metadata).map_err(json_error)?;
+        file.section(SectionKind::META, &json)?;
+    }
+    if let Some(recipe) = &options.recipe {
+        let json = serde_json::to_vec(recipe).map_err(json_error)?;
+        file.section(SectionKind::RECIPE, &json)?;
+    }
+    if let Some(labels) = &options.labels {
+        let list = strings::encode(labels.iter().map(String::as_str))?;
+        file.section(SectionKind::LABELS, &list)?;
+    }
+    if let Some(vector) = &options.test_vector {
+        file.section(SectionKind::TESTVEC, &vector.encode()?)?;
+    }
+    for used in &uses {
+        constant(&mut file, network, used, options.dtype)?;
+    }
+    file.finish()
+}
+
+fn constant<W: Write + Seek>(
+    file: &mut SectionStream<'_, W>,
+    network: &Network,
+    used: &Use,
+    dtype: WeightDtype,
+) -> Result<()> {
+    let (spec, data) = (network.graph.constant(used.id), network.constant(used.id));
+    let about = |message: String| Error::invalid(format!("constant '{}' {message}", spec.name));
+    if data.len() != spec.len() {
+        let found = data.len();
+        return Err(about(format!("has {found} values, its shape is {:?}", spec.shape)));
+    }
+    if let Some(bad) = data.iter().find(|v| !v.is_finite()) {
+        return Err(about(format!("has a value {bad}")));
+    }
+    if dtype == WeightDtype::F16 && used.geometry.is_some() {
+        let mut halves = vec![f16::ZERO; data.len()];
+        halves.convert_from_f32_slice(data);
+        if let Some(i) = halves.iter().position(|v| v.is_infinite()) {
+            return Err(about(format!("has a value {}, too large for f16", data[i])));
+        }
+        weights_section(file, used, dtype, &halves)
+    } else {
+        weights_section(file, used, WeightDtype::F32, data)
+    }
+}
+
+fn weights_section<T: Pod + Default, W: Write + Seek>(
+    file: &mut SectionStream<'_, W>,
+    used: &Use,
+    dtype: WeightDtype,
+    data: &[T],
+) -> Result<()> {
+    let len = used.geometry.map_or(data.len(), |g| g.packed_len(used.layout));
+    let mut section = vec![T::default(); weights::section_len(len, dtype)];
+    match &used.geometry {
+        Some(geometry) => pack(geometry, used.layout, data, &mut section[..len]),
+        None => section[..len].copy_from_slice(data),
+    }
+    let (element_code, layout_code) = (dtype as u32, used.layout as u32);
+    let entry = SectionEntry { element_code, layout_code, ..SectionEntry::default() };
+    file.put(SectionKind::WEIGHTS, entry, bytemuck::cast_slice(&section))
+}
+
+/// Writes sections in order, then the table, then the header in front.
+struct SectionStream<'a, W> {
+    out: &'a mut W,
+    hash: blake3::Hasher,
+    end: u64,
+    entries: Vec<SectionEntry>,
+}
+
+fn cannot_write(e: io::Error) -> Error {
+    Error::new(ErrorKind::Io, format!("cannot write: {e}")).caused_by(e)
+}
+
+impl<'a, W: Write + Seek> SectionStream<'a, W> {
+    fn start(out: &'a mut W) -> Result<Self> {
+        out.write_all(&[0; HEADER_LEN]).map_err(cannot_write)?;
+        let hash = blake3::Hasher::new();
+        Ok(Self { out, hash, end: HEADER_LEN as u64, entries: Vec::new() })
+    }
+
+    fn section(&mut self, kind: SectionKind, bytes: &[u8]) -> Result<()> {
+        self.put(kind, SectionEntry::default(), bytes)
+    }
+
+    /// Appends a section; `entry` says what only its kind knows.
+    fn put(&mut self, kind: SectionKind, entry: SectionEntry, bytes: &[u8]) -> Result<()> {
+        let previous = self.entries.last().map(|e| e.kind).unwrap_or_default();
+        let offset = section_start(self.end, kind, previous);
+        self.pad_to(offset)?;
+        let (len, crc) = (bytes.len() as u64, crc32c::crc32c(bytes));
+        let entry = SectionEntry { kind, offset, len, crc, ..entry };
+        entry.check_place(self.end, previous, super::MAX_FILE_LEN)?;
+        self.append(bytes)?;
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    fn pad_to(&mut self, offset: u64) -> Result<()> {
+        let zeros = [0; super::FIRST_WEIGHTS_ALIGN];
+        self.append(&zeros[..(offset - self.end) as usize])
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hash.update(bytes);
+        self.end += bytes.len() as u64;
+        self.out.write_all(bytes).map_err(cannot_write)
+    }
+
+    fn finish(mut self) -> Result<()> {
+        self.pad_to(section_start(self.end, SectionKind::default(), SectionKind::default()))?;
+        let mut table = Encoder::default();
+        for entry in &mut self.entries {
+            entry.fields(&mut table)?;
+        }
+        self.append(&table.0)?;
+        let header = Header {
+            nb_sections: self.entries.len(),
+            file_len: self.end,
+            content_hash: self.hash.finalize().into(),
+            table_crc: crc32c::crc32c(&table.0),
+            ..Header::default()
+        };
+        self.out.seek(SeekFrom::Start(0)).map_err(cannot_write)?;
+        self.out.write_all(&header.encode()?).map_err(cannot_write)?;
+        self.out.flush().map_err(cannot_write)
+    }
+}
