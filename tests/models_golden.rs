@@ -206,12 +206,8 @@ fn read_npy(path: &Path) -> (Vec<usize>, Vec<f32>) {
     let shape = header.split_once("'shape': (").unwrap().1.split_once(')').unwrap().0;
     let shape = shape.split(',').map(str::trim).filter(|d| !d.is_empty());
     let shape: Vec<usize> = shape.map(|d| d.parse().unwrap()).collect();
-    let values: Vec<f32> = bytes[header_end..]
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|b| f32::from_le_bytes(*b))
-        .collect();
+    let values: Vec<f32> =
+        bytes[header_end..].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
     assert_eq!(values.len(), shape.iter().product::<usize>());
     (shape, values)
 }
