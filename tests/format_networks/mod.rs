@@ -36,7 +36,7 @@ fn port(name: &str, value: ValueId, shape: Shape, axes: AxisOrder) -> Port {
 }
 
 /// A small network with every operator, every kind of constant, two inputs and two outputs.
-pub fn every_op() -> Network {
+pub(crate) fn every_op() -> Network {
     let mut b = Builder { network: Network::default(), seed: 1 };
     let (image, vector) = (ValueId(0), ValueId(1));
     b.network.graph.name = "every operator, ünïcode".to_owned();
@@ -117,7 +117,7 @@ pub fn every_op() -> Network {
 }
 
 /// Everything a file can carry, for [`every_op`].
-pub fn all_options(dtype: WeightDtype) -> PackOptions {
+pub(crate) fn all_options(dtype: WeightDtype) -> PackOptions {
     let metadata = [("licence", "CC0-1.0\nsee there"), ("source", "every_op.onnx")];
     PackOptions {
         dtype,

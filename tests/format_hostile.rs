@@ -1,0 +1,392 @@
+//! Damaged and malicious files are errors, found quickly and in little memory.
+
+mod format_networks;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use format_networks::{all_options, every_op};
+use skipstone::format::{self, SectionKind, WeightDtype};
+use skipstone::graph::ConstId;
+use skipstone::{Error, ErrorKind, Model};
+
+/// Counts this thread's bytes.
+struct Counting;
+
+thread_local! {
+    static LIVE: Cell<usize> = const { Cell::new(0) };
+    static PEAK: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: every call is passed on to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.get().saturating_add(layout.size());
+        LIVE.set(live);
+        PEAK.set(PEAK.get().max(live));
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        LIVE.set(LIVE.get().saturating_sub(layout.size()));
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const MAX_HEAP: usize = 16 << 20;
+const MAX_TIME: Duration = Duration::from_millis(50);
+
+/// Opens a file and holds the attempt to the promised cost. The copy of the file itself is a
+/// mapping, which the allocator does not see.
+fn open(open: impl Fn() -> Result<Model, Error>) -> Result<Model, Error> {
+    let mut attempts = 0;
+    loop {
+        let before = LIVE.get();
+        PEAK.set(before);
+        let start = Instant::now();
+        let result = open();
+        let elapsed = start.elapsed();
+        let heap = PEAK.get() - before;
+        assert!(heap <= MAX_HEAP, "{heap} bytes for {result:?}");
+        // Another process may have had the processor: only a slow attempt that repeats is slow.
+        attempts += 1;
+        if elapsed <= MAX_TIME {
+            return result;
+        }
+        assert!(attempts < 5, "{elapsed:?} for {result:?}");
+    }
+}
+
+fn open_bytes(bytes: &[u8]) -> Result<Model, Error> {
+    open(|| Model::from_bytes(bytes))
+}
+
+fn open_mapped(path: &Path) -> Result<Model, Error> {
+    // SAFETY: the tests change a file only while it is not open.
+    open(|| unsafe { Model::open_mmap(path) })
+}
+
+fn small_file() -> Vec<u8> {
+    format::to_bytes(&every_op(), &all_options(WeightDtype::F16)).expect("packs")
+}
+
+fn scratch(name: &str, bytes: &[u8]) -> (PathBuf, File) {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, bytes).expect("writes");
+    let file = File::options().write(true).open(&path).expect("opens");
+    (path, file)
+}
+
+/// Uses everything an opened model hands out.
+fn exercise(model: &Model) {
+    model.graph().validate().expect("an opened graph is valid");
+    for id in (0..model.graph().constants.len()).map(|i| ConstId(i as u32)) {
+        assert_eq!(model.row_major(id).len(), model.graph().constant(id).len());
+    }
+    let _ = (model.file_info(), model.verify());
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let bytes = small_file();
+    for len in 0..bytes.len() {
+        open_bytes(&bytes[..len]).expect_err("truncated");
+    }
+    let (path, file) = scratch("truncated.skip", &bytes);
+    for len in (0..bytes.len()).rev() {
+        file.set_len(len as u64).expect("truncates");
+        open(|| Model::open(&path)).expect_err("truncated");
+        open_mapped(&path).expect_err("truncated");
+    }
+}
+
+#[test]
+fn bytes_after_the_end_are_refused() {
+    let mut bytes = small_file();
+    for _ in 0..100 {
+        bytes.push(0);
+        open_bytes(&bytes).expect_err("appended");
+    }
+}
+
+#[test]
+fn every_changed_byte_is_found() {
+    let mut bytes = small_file();
+    let sections = Model::from_bytes(&bytes).expect("opens").file_info().sections;
+    let (path, file) = scratch("changed.skip", &bytes);
+    for at in 0..bytes.len() {
+        let original = bytes[at];
+        let is_weight = sections.iter().any(|s| {
+            s.kind == SectionKind::WEIGHTS && (s.offset..s.offset + s.len).contains(&(at as u64))
+        });
+        for changed in [original ^ 1 << (at % 8), !original] {
+            bytes[at] = changed;
+            open_bytes(&bytes).expect_err("changed");
+            file.write_all_at(&[changed], at as u64).expect("writes");
+            open(|| Model::open(&path)).expect_err("changed");
+            match open_mapped(&path) {
+                Ok(model) => {
+                    assert!(is_weight, "byte {at} is not a weight");
+                    assert_eq!(model.verify().expect_err("found").kind(), ErrorKind::Checksum);
+                }
+                Err(_) => assert!(!is_weight, "weights are not read when mapped"),
+            }
+        }
+        bytes[at] = original;
+        file.write_all_at(&[original], at as u64).expect("writes");
+    }
+}
+
+/// A file taken apart by the specification, to be changed behind its checksums.
+#[derive(Clone)]
+struct Forged(Vec<u8>);
+
+impl Forged {
+    const HEADER: Range<usize> = 0..128;
+    const ENTRY: usize = 64;
+
+    fn u32(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.0[at..at + 4].try_into().expect("4 bytes"))
+    }
+
+    fn set_u32(&mut self, at: usize, value: u32) {
+        self.0[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    fn nb_sections(&self) -> usize {
+        self.u32(28) as usize
+    }
+
+    /// Where a section's table entry is.
+    fn entry(&self, section: usize) -> usize {
+        self.0.len() - Self::ENTRY * (self.nb_sections() - section)
+    }
+
+    fn section(&self, section: usize) -> Range<usize> {
+        let entry = self.entry(section);
+        let start = self.u32(entry + 8) as usize;
+        start..start + self.u32(entry + 16) as usize
+    }
+
+    /// Makes all checksums right again, as far as the table makes sense.
+    fn seal(mut self) -> Vec<u8> {
+        let table = Self::ENTRY * self.nb_sections().min(1000);
+        if let Some(table) = self.0.len().checked_sub(table).filter(|&at| at >= 128) {
+            for section in 0..self.nb_sections() {
+                let range = self.section(section);
+                if let Some(bytes) = self.0.get(range) {
+                    let crc = crc32c::crc32c(bytes);
+                    self.set_u32(self.entry(section) + 32, crc);
+                }
+            }
+            self.set_u32(72, crc32c::crc32c(&self.0[table..]));
+        }
+        let hash = blake3::hash(&self.0[128..]);
+        self.0[40..72].copy_from_slice(hash.as_bytes());
+        self.set_u32(124, crc32c::crc32c(&self.0[..124]));
+        self.0
+    }
+}
+
+#[test]
+fn resealing_restores_the_file() {
+    let bytes = small_file();
+    assert_eq!(Forged(bytes.clone()).seal(), bytes);
+}
+
+/// Every 32-bit word of header, table and structure, with values that break naive arithmetic, behind
+/// right checksums.
+#[test]
+fn forged_words_are_judged_without_panic() {
+    let forged = Forged(small_file());
+    let structure = (0..forged.nb_sections()).filter(|&i| forged.u32(forged.entry(i)) < 16);
+    let mut ranges: Vec<_> = structure.map(|i| forged.section(i)).collect();
+    ranges.push(Forged::HEADER);
+    ranges.push(forged.entry(0)..forged.0.len());
+    let (mut opened, mut refused) = (0, 0);
+    for at in ranges.into_iter().flat_map(|r| r.step_by(4)) {
+        let word = forged.0.get(at..at + 4).map_or(0, |_| forged.u32(at));
+        let values = [
+            0,
+            1,
+            2,
+            16,
+            1 << 12,
+            1 << 20,
+            0x7fff_ffff,
+            0x8000_0000,
+            u32::MAX,
+            word.wrapping_add(1),
+            word.wrapping_sub(1),
+            word.wrapping_add(64),
+            word.wrapping_mul(2),
+            word ^ 0x0001_0000,
+        ];
+        for value in values.into_iter().filter(|v| *v != word) {
+            let mut forged = forged.clone();
+            for (byte, new) in forged.0[at..].iter_mut().zip(value.to_le_bytes()) {
+                *byte = new;
+            }
+            match open_bytes(&forged.seal()) {
+                Ok(model) => {
+                    opened += 1;
+                    exercise(&model);
+                }
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    // Names, labels, padding and many attributes may be anything.
+    assert!(opened > 1000 && refused > 1000, "{opened} opened, {refused} refused");
+}
+
+/// Several random changes at once.
+#[test]
+fn forged_bytes_are_judged_without_panic() {
+    let original = Forged(small_file());
+    let structure = original.section(0).start..original.section(1).end;
+    let mut state = 1u64;
+    let mut random = |n: usize| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    for _ in 0..30_000 {
+        let mut forged = original.clone();
+        for _ in 0..=random(4) {
+            let at = match random(4) {
+                0 => original.entry(0) + random(original.0.len() - original.entry(0)),
+                1 => random(forged.0.len()),
+                _ => structure.start + random(structure.len()),
+            };
+            match random(3) {
+                0 => forged.0[at] = random(256) as u8,
+                1 => forged.0[at] ^= 1 << random(8),
+                _ => {
+                    let from = structure.start + random(structure.len());
+                    let len = random(64).min(forged.0.len() - at.max(from));
+                    forged.0.copy_within(from..from + len, at);
+                }
+            }
+        }
+        if let Ok(model) = open_bytes(&forged.seal()) {
+            exercise(&model);
+        }
+    }
+}
+
+#[test]
+fn broken_rules_are_named() {
+    let refused = |change: &dyn Fn(&mut Forged), kind: ErrorKind, expected: &str| {
+        let mut forged = Forged(small_file());
+        change(&mut forged);
+        let error = open_bytes(&forged.seal()).expect_err(expected);
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(error.kind(), kind, "{error}");
+    };
+    use ErrorKind::{Checksum, Format, Shape, Unsupported, Version};
+    // The header.
+    refused(&|f| f.0[4] = b'\n', Format, "not a .skip file");
+    refused(&|f| f.0[8] = 2, Version, "format version 2.0");
+    refused(&|f| f.0[12..16].reverse(), Format, "endian mark");
+    refused(&|f| f.set_u32(16, 256), Format, "header of 256 bytes");
+    refused(&|f| f.set_u32(20, 4), Version, "features 0x4");
+    refused(&|f| f.set_u32(28, 1 << 20), Format, "1048576 sections");
+    refused(&|f| f.set_u32(36, 1), Format, "the header says");
+    refused(&|f| f.set_u32(76, 1), Format, "reserved byte 76");
+    // The table. Sections 0 to 5 are structure, 6 and on are weights.
+    let entry = |section: usize, field: usize, value: u32| {
+        move |f: &mut Forged| f.set_u32(f.entry(section) + field, value)
+    };
+    refused(&entry(1, 0, 1), Format, "kind 1 after kind 1");
+    refused(&entry(0, 4, 0), Format, "section 0: flags 0x0");
+    refused(&entry(2, 4, 1), Format, "section 2: flags 0x1");
+    refused(&entry(1, 8, 128), Format, "section 1: offset 128");
+    refused(&entry(7, 8, 1 << 30), Format, "section 7: offset");
+    refused(&entry(7, 12, 1), Format, "section 7: offset");
+    refused(&entry(7, 20, 1), Format, "of WEIGHTS, expected at most");
+    refused(&entry(0, 16, 1 << 24), Format, "of GRAPH, expected at most");
+    refused(&entry(0, 24, 1), Format, "section without weights");
+    refused(&entry(6, 24, 3), Unsupported, "element type 3");
+    refused(&entry(6, 28, 9), Unsupported, "layout 9 is not known");
+    refused(&entry(6, 28, 1), Format, "constant 'stem.weight'");
+    refused(&entry(7, 24, 2), Format, "f16 row-major for a constant that is not weights");
+    refused(&entry(7, 36, 1), Format, "reserved byte");
+    refused(&entry(2, 0, 9), Format, "kind 4 after kind 9");
+    let unknown_required = |f: &mut Forged| {
+        f.set_u32(f.entry(5), 9);
+        f.set_u32(f.entry(5) + 4, 1);
+    };
+    refused(&unknown_required, Version, "required section of kind 9");
+    // Bytes between and after sections.
+    let poke = |at: fn(&Forged) -> usize| {
+        move |f: &mut Forged| {
+            let at = at(f);
+            f.0[at] = 1;
+        }
+    };
+    refused(&poke(|f| f.section(1).end), Checksum, "not all zero");
+    refused(&poke(|f| f.section(6).start - 1), Checksum, "not all zero");
+    refused(&poke(|f| f.section(6).end - 1), Format, "bytes after the weights are not zero");
+    // The graph: counts are words 0 to 7, the first input's record follows.
+    let graph = |word: usize, value: u32| {
+        move |f: &mut Forged| f.set_u32(f.section(0).start + 4 * word, value)
+    };
+    refused(&graph(3, 20_000), Format, "20000 nodes");
+    refused(&graph(4, 5), Format, "the counts need");
+    refused(&graph(5, 2), Format, "fixed size flag");
+    refused(&graph(6, 1), Format, "reserved byte 24");
+    refused(&graph(8, 1), Format, "has value 1");
+    refused(&graph(9, 1 << 21), Shape, "node image");
+    refused(&graph(9, u32::MAX), Shape, "4294967295x9x8");
+    refused(&graph(10, 0), Shape, "3x0x8");
+    refused(&graph(12, 0x0101_0101), Format, "not an order of N, C, H, W");
+    refused(&graph(12, 9), Format, "axes");
+    // Constants start after 4 ports.
+    refused(&graph(40, 7), Format, "rank 7");
+    refused(&graph(41, u32::MAX), Shape, "elements");
+}
+
+#[test]
+fn unknown_optional_parts_are_skipped() {
+    let mut forged = Forged(small_file());
+    forged.0[10] = 7; // The minor version.
+    forged.set_u32(24, 0x8000_0001); // Optional flags.
+    let test_vector = forged.entry(5);
+    forged.set_u32(test_vector, 9);
+    let model = open_bytes(&forged.seal()).expect("a later minor version");
+    assert_eq!(model.file_info().version, (1, 7));
+    assert_eq!(model.test_vector(), None);
+    assert_eq!(model.file_info().sections[5].kind, SectionKind(9));
+    assert_eq!(model.to_network(), every_op());
+}
+
+#[test]
+fn lengths_that_only_the_header_claims_cost_nothing() {
+    let bytes = small_file();
+    let (path, file) = scratch("sparse.skip", &bytes);
+    // Files of many GiB that occupy 16 KiB, with headers that agree about their lengths.
+    for (len, expected) in [(20u64 << 30, "the header says"), (15 << 30, "section table")] {
+        file.set_len(len).expect("extends");
+        let mut forged = Forged(bytes.clone());
+        forged.0[32..40].copy_from_slice(&len.to_le_bytes());
+        let header = &forged.seal()[Forged::HEADER];
+        file.write_all_at(header, 0).expect("writes");
+        let error = open_mapped(&path).expect_err("absurd");
+        assert!(error.to_string().contains(expected), "{error}");
+        if len > 16 << 30 {
+            open(|| Model::open(&path)).expect_err("absurd");
+        }
+    }
+    fs::remove_file(&path).expect("removes");
+}
