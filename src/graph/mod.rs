@@ -13,6 +13,7 @@ pub mod reference;
 mod shape;
 
 pub use op::{Affine, Clamp, Conv, Linear, Op, Pad, Pool, PoolKind, Slice};
+pub(crate) use shape::MAX_ELEMENTS;
 pub use shape::{Axis, AxisOrder, Shape};
 
 use crate::error::{Error, Result};
@@ -43,12 +44,10 @@ impl ConstSpec {
     /// Checks that no extent is zero or absurd, so that [`Self::len`] cannot overflow.
     fn check(&self) -> Result<()> {
         let elements = self.shape.iter().try_fold(1usize, |a, &d| a.checked_mul(d));
-        if self.shape.contains(&0) || elements.is_none_or(|e| e > shape::MAX_ELEMENTS) {
+        if self.shape.contains(&0) || elements.is_none_or(|e| e > MAX_ELEMENTS) {
             return Err(Error::shape(format!(
                 "constant '{}' has shape {:?}, expected 1 to {} elements",
-                self.name,
-                self.shape,
-                shape::MAX_ELEMENTS
+                self.name, self.shape, MAX_ELEMENTS
             )));
         }
         Ok(())

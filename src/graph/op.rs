@@ -63,12 +63,29 @@ pub struct Conv {
     pub clamp: Clamp,
 }
 
+impl Conv {
+    /// A convolution with a 1x1 kernel, stride 1 and nothing fused.
+    pub fn pointwise(weights: ConstId, bias: Option<ConstId>) -> Self {
+        Self {
+            weights,
+            bias,
+            stride: [1; 2],
+            pad: Pad::default(),
+            dilation: [1; 2],
+            groups: 1,
+            residual: false,
+            clamp: Clamp::NONE,
+        }
+    }
+}
+
 /// What a pool computes over its window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PoolKind {
     /// The maximum; padding never wins.
     Max,
-    /// The mean over the window's elements inside the image, or inside image and padding.
+    /// The mean over the window's elements inside the image, or inside image and padding. What
+    /// `ceil_mode` adds beyond the padding never counts.
     Average {
         /// Whether padding counts in the divisor.
         count_include_pad: bool,
@@ -203,6 +220,18 @@ impl Op {
         a.into_iter().chain(b)
     }
 
+    /// The constants it reads, to be renumbered.
+    pub(super) fn constants_mut(&mut self) -> impl Iterator<Item = &mut ConstId> {
+        let (a, b) = match self {
+            Op::Conv(c) => (Some(&mut c.weights), c.bias.as_mut()),
+            Op::Linear(l) => (Some(&mut l.weights), l.bias.as_mut()),
+            Op::Affine(a) => (Some(&mut a.scale), Some(&mut a.shift)),
+            Op::Constant(c) => (Some(c), None),
+            _ => (None, None),
+        };
+        a.into_iter().chain(b)
+    }
+
     /// The clamp it applies last, where it has one to set.
     pub fn clamp_mut(&mut self) -> Option<&mut Clamp> {
         match self {
@@ -239,6 +268,10 @@ impl Op {
             ))),
             _ => Ok(()),
         };
+        let clamp = self.clone().clamp_mut().map_or(Clamp::NONE, |c| *c);
+        if clamp.min.is_nan() || clamp.max.is_nan() {
+            return Err(Error::format("a bound of the clamp is not a number"));
+        }
         match self {
             Op::Conv(conv) => {
                 let &[oc, icg, kh, kw] = shape(conv.weights) else {
@@ -259,7 +292,19 @@ impl Op {
                 window([kh, kw], conv.stride, conv.pad, conv.dilation)?;
                 vector(conv.bias, oc, "bias")
             }
-            Op::Pool(p) => window(p.kernel, p.stride, p.pad, p.dilation),
+            Op::Pool(p) => {
+                window(p.kernel, p.stride, p.pad, p.dilation)?;
+                // Else a window could see nothing but padding.
+                let Pad { top, left, bottom, right } = p.pad;
+                let extent = [0, 1].map(|i| (p.kernel[i] - 1) * p.dilation[i] + 1);
+                if top.max(bottom) >= extent[0] || left.max(right) >= extent[1] {
+                    return Err(Error::shape(format!(
+                        "padding {:?} is not smaller than the window of {extent:?}",
+                        p.pad
+                    )));
+                }
+                Ok(())
+            }
             Op::Linear(l) => {
                 let &[out, inp] = shape(l.weights) else {
                     return Err(Error::shape(format!(

@@ -127,7 +127,7 @@ impl AxisOrder {
         (c, h, w)
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let repeated = |a: &Axis| self.0.iter().filter(|b| *b == a).count() > 1;
         if self.0.len() > 4
             || self.0.iter().any(repeated)

@@ -1,4 +1,4 @@
-//! Importers: ONNX and safetensors files to a [`Network`]. STUB: being written.
+//! Importers: ONNX and safetensors files to a [`Network`].
 
 pub mod onnx;
 pub mod synth;
@@ -6,8 +6,11 @@ pub mod zoo;
 
 use std::path::Path;
 
-use crate::error::Result;
-use crate::graph::Network;
+use bytes::Bytes;
+use prost::Message;
+
+use crate::error::{Error, Result};
+use crate::graph::{Network, fuse};
 
 /// Settings of an import.
 #[derive(Clone, Debug, Default)]
@@ -16,10 +19,21 @@ pub struct ImportOptions {
     pub input_size: Option<[usize; 2]>,
 }
 
-/// Imports an ONNX file, simplified by [`fuse`](crate::graph::fuse::fuse).
+/// Imports an ONNX file, simplified by [`fuse`](fuse::fuse).
 ///
 /// # Errors
 /// A malformed file, or an operator, attribute or shape that is not supported; names the node.
-pub fn onnx_file(_path: &Path, _options: &ImportOptions) -> Result<Network> {
-    todo!("import helper")
+pub fn onnx_file(path: &Path, options: &ImportOptions) -> Result<Network> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let import = || {
+        // Weights stay where they are in the file's bytes until they are used.
+        let model = onnx::proto::ModelProto::decode(Bytes::from(bytes))
+            .map_err(|e| Error::format("not an ONNX model").caused_by(e))?;
+        let folder =
+            path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
+        let mut network = onnx::network(model, folder, options)?;
+        fuse::fuse(&mut network)?;
+        Ok(network)
+    };
+    import().map_err(|e: Error| e.in_file(path))
 }
