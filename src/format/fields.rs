@@ -69,16 +69,18 @@ pub(super) trait Fields {
         self.one_of(value, &[false, true], what)
     }
 
-    /// Zeros up to `end`.
+    /// Zeros up to `end`, at most a record's length away.
     fn reserved_to(&mut self, end: usize) -> Result<()> {
-        for at in self.position()..end {
-            let mut byte = [0];
-            self.bytes(&mut byte)?;
-            if byte != [0] {
-                return Err(Error::format(format!("reserved byte {at} is {}, not 0", byte[0])));
+        let start = self.position();
+        let mut zeros = [0; 128];
+        let zeros = &mut zeros[..end - start];
+        self.bytes(zeros)?;
+        match zeros.iter().position(|&b| b != 0) {
+            Some(i) => {
+                Err(Error::format(format!("reserved byte {} is {}, not 0", start + i, zeros[i])))
             }
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -1,5 +1,7 @@
 //! The header and the section table.
 
+use std::fmt;
+
 use super::fields::{Decoder, Encoder, Fields};
 use super::{
     FIRST_WEIGHTS_ALIGN, MAX_CONSTANTS, MAX_FILE_LEN, MAX_OTHER_SECTIONS, SECTION_ALIGN, ensure,
@@ -142,7 +144,7 @@ fn truncated(len: usize) -> Error {
 }
 
 /// Checks the bytes of `what` against their stored CRC32C.
-pub(super) fn check_crc(stored: u32, bytes: &[u8], what: &str) -> Result<()> {
+pub(super) fn check_crc(stored: u32, bytes: &[u8], what: impl fmt::Display) -> Result<()> {
     let found = crc32c::crc32c(bytes);
     if found != stored {
         return Err(Error::new(

@@ -14,10 +14,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Graph;
 
 /// Everything in a file but the weights' values.
-#[derive(Debug)]
 pub(crate) struct Contents {
     pub(crate) header: Header,
-    /// All sections. Those of weights are in the order of `stored_order`.
+    /// All sections, in file order.
     pub(crate) sections: Vec<SectionEntry>,
     pub(crate) graph: Graph,
     /// Where each constant of the graph is.
@@ -107,7 +106,7 @@ pub(crate) fn verify(file: &[u8], contents: &Contents) -> Result<()> {
 
 fn check_section<'a>(file: &'a [u8], index: usize, entry: &SectionEntry) -> Result<&'a [u8]> {
     let bytes = &file[entry.range()];
-    check_crc(entry.crc, bytes, &format!("section {index} ({})", entry.kind.name()))?;
+    check_crc(entry.crc, bytes, format_args!("section {index} ({})", entry.kind.name()))?;
     Ok(bytes)
 }
 
