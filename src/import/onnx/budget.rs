@@ -18,13 +18,20 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// Claims `nb_elements`; to be called before they are allocated.
-    pub(super) fn charge(&mut self, nb_elements: usize) -> Result<()> {
-        self.left = self.left.checked_sub(nb_elements).ok_or_else(|| {
-            Error::unsupported(format!(
+    /// Refuses what [`Self::charge`] would refuse; to be called before memory is allocated.
+    pub(super) fn check(&self, nb_elements: usize) -> Result<()> {
+        if nb_elements > self.left {
+            return Err(Error::unsupported(format!(
                 "the constants that this graph computes have over {ALLOWANCE} elements"
-            ))
-        })?;
+            )));
+        }
+        Ok(())
+    }
+
+    /// Claims `nb_elements`.
+    pub(super) fn charge(&mut self, nb_elements: usize) -> Result<()> {
+        self.check(nb_elements)?;
+        self.left -= nb_elements;
         Ok(())
     }
 }

@@ -27,7 +27,7 @@ impl<'a> Importer<'a> {
             }
             "Identity" => return node.take(0),
             "Dropout" => {
-                node.attributes.ignore(&["ratio", "seed"]);
+                self.check_dropout(node)?;
                 return node.take(0);
             }
             "Cast" => self.cast_constant(node)?,
@@ -75,14 +75,13 @@ impl<'a> Importer<'a> {
             "Transpose" => {
                 let x = self.operand_tensor(node, 0)?;
                 let perm = permutation(node.attributes.ints("perm")?, x.dims.len())?;
-                self.budget.charge(x.len())?;
                 x.transposed(&perm)
             }
             "Expand" => {
                 let x = self.operand_tensor(node, 0)?;
                 let target = self.operand_tensor(node, 1)?.sym_ints()?;
                 let dims = common_dims(&x.dims, &extents(&target, self.batch)?)?;
-                self.budget.charge(elements(&dims)?)?;
+                self.budget.check(elements(&dims)?)?;
                 x.broadcast(&dims)?
             }
             "Concat" => self.concat_constants(node)?,
@@ -90,7 +89,6 @@ impl<'a> Importer<'a> {
             "Slice" => {
                 let bounds = self.slice_bounds(node)?;
                 let x = self.operand_tensor(node, 0)?;
-                self.budget.charge(x.len())?;
                 slice_constant(&x, &bounds)?
             }
             "Add" | "Sub" | "Mul" | "Div" | "Min" | "Max" | "Sum" => self.arithmetic(node)?,
@@ -106,8 +104,9 @@ impl<'a> Importer<'a> {
             "Where" => self.select(node)?,
             "ReduceProd" => self.product(node)?,
             "Range" => self.range(node)?,
-            _ => return Err(Error::unsupported("this operator is not supported on constants")),
+            _ => return Err(Error::unsupported("the operator is not supported on constants")),
         };
+        self.budget.charge(tensor.len())?;
         Ok(Value::Constant(Rc::new(tensor)))
     }
 
@@ -174,7 +173,6 @@ impl<'a> Importer<'a> {
         let to = node.attributes.int("to")?;
         let to = to.ok_or_else(|| Error::format("attribute 'to' is missing"))?;
         let Tensor { dims, data } = Rc::unwrap_or_clone(self.operand_tensor(node, 0)?);
-        self.budget.charge(elements(&dims)?)?;
         let unsupported = || Error::unsupported(format!("cast of a constant to element type {to}"));
         let to = i32::try_from(to).map_err(|_| unsupported())?;
         let floats = |round: fn(f32) -> f32, data: Data| match data {
@@ -225,7 +223,7 @@ impl<'a> Importer<'a> {
             }
             dims[axis] += part.dims[axis];
         }
-        self.budget.charge(elements(&dims)?)?;
+        self.budget.check(elements(&dims)?)?;
         // Rows of all parts in turn.
         let outer: usize = dims[..axis].iter().product();
         let row = |t: &Tensor| t.dims[axis..].iter().product::<usize>();
@@ -257,7 +255,7 @@ impl<'a> Importer<'a> {
             picks.iter().map(|&i| resolve_axis(i, x.dims[axis])).collect::<Result<_>>()?;
         let (outer, inner) = (&x.dims[..axis], &x.dims[axis + 1..]);
         let dims = [outer, &indices.dims, inner].concat();
-        self.budget.charge(elements(&dims)?)?;
+        self.budget.check(elements(&dims)?)?;
         let inner: usize = inner.iter().product();
         let row = x.dims[axis] * inner;
         Ok(x.gathered(&dims, |i| {
@@ -294,7 +292,7 @@ impl<'a> Importer<'a> {
     /// Both operands repeated to their common extents.
     fn broadcast_both(&mut self, x: &Tensor, y: &Tensor) -> Result<(Tensor, Tensor)> {
         let dims = common_dims(&x.dims, &y.dims)?;
-        self.budget.charge(elements(&dims)?.saturating_mul(3))?;
+        self.budget.check(elements(&dims)?.saturating_mul(3))?;
         Ok((x.broadcast(&dims)?, y.broadcast(&dims)?))
     }
 
@@ -339,7 +337,7 @@ impl<'a> Importer<'a> {
         let condition = self.operand_tensor(node, 0)?;
         let (x, y) = (self.operand_tensor(node, 1)?, self.operand_tensor(node, 2)?);
         let dims = common_dims(&common_dims(&condition.dims, &x.dims)?, &y.dims)?;
-        self.budget.charge(elements(&dims)?.saturating_mul(4))?;
+        self.budget.check(elements(&dims)?.saturating_mul(4))?;
         let condition = condition.broadcast(&dims)?.ints()?;
         let (x, y) = (x.broadcast(&dims)?.sym_ints()?, y.broadcast(&dims)?.sym_ints()?);
         let picks = condition.iter().zip(x.into_iter().zip(y));
@@ -379,7 +377,7 @@ impl<'a> Importer<'a> {
         }
         let len = ((limit - start + delta - delta.signum()) / delta).max(0);
         let len = usize::try_from(len).map_err(|_| Error::shape("the range is too long"))?;
-        self.budget.charge(len)?;
+        self.budget.check(len)?;
         let data = (0..len as i128).map(|i| (start + i * delta) as i64).collect();
         Ok(Tensor::int(&[len], data))
     }

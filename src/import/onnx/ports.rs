@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
-use super::axes::{AxisMap, permutation, resolve_axes};
+use super::axes::{AxisMap, permutation, resolve_axes, resolve_axis};
 use super::proto::{GraphProto, NodeProto, TypeProto, dtype};
 use super::tensor::{self, Tensor};
 use super::{Activation, Importer, Value};
@@ -63,7 +63,7 @@ impl<'a> Importer<'a> {
         let hint = consumers.layout(name, dims.len(), self);
         let axes = match (hint.axes, dims.len()) {
             (Some(axes), _) => axes,
-            (None, 1) => vec![Axis::N],
+            (None, 1) => vec![Axis::C],
             (None, 2) => vec![Axis::N, Axis::C],
             (None, 3) => vec![Axis::N, Axis::C, Axis::W],
             (None, 4) => vec![Axis::N, Axis::C, Axis::H, Axis::W],
@@ -233,14 +233,14 @@ impl<'a> Consumers<'a> {
                         };
                         next = perm.iter().map(|&p| at[p]).collect();
                     }
-                    "Add" | "Sub" | "Mul" | "Div" => {
-                        if let Some(i) = importer.channel_of_operand(node, rank) {
-                            let axes = rank.checked_sub(2).and_then(spatial);
-                            let mut axes = axes.unwrap_or_default().to_vec();
-                            if i > 0 && !axes.is_empty() {
-                                axes[1..=i].rotate_left(1);
-                                layout.axes.get_or_insert_with(|| named(&at, &axes));
-                            }
+                    "Softmax" | "LogSoftmax" | "Concat" | "Add" | "Sub" | "Mul" | "Div" => {
+                        let axes = rank.checked_sub(2).and_then(spatial);
+                        if let (Some(i), Some(axes)) = (importer.channel_of(node, rank), axes)
+                            && i > 0
+                        {
+                            let mut axes = axes.to_vec();
+                            axes[1..=i].rotate_left(1);
+                            layout.axes.get_or_insert_with(|| named(&at, &axes));
                         }
                     }
                     "Identity" | "Cast" | "Relu" | "Clip" | "Min" | "Max" | "Neg" | "Sum"
@@ -285,8 +285,13 @@ impl Importer<'_> {
         resolve_axes(&axes, rank).ok()
     }
 
-    /// The one axis along which a stored operand of an elementwise node varies.
-    fn channel_of_operand(&self, node: &NodeProto, rank: usize) -> Option<usize> {
+    /// The axis that an operator which works on channels works on, or along which its stored
+    /// operand varies.
+    fn channel_of(&self, node: &NodeProto, rank: usize) -> Option<usize> {
+        if matches!(node.op_type.as_str(), "Softmax" | "LogSoftmax" | "Concat") {
+            let axis = node.attribute.iter().find(|a| a.name == "axis");
+            return resolve_axis(axis.map_or(-1, |a| a.i), rank).ok();
+        }
         let dims = node.input.iter().find_map(|name| self.stored_dims(Some(name)))?;
         let lead = rank.checked_sub(dims.len())?;
         let mut varying = (0..dims.len()).filter(|&i| dims[i] > 1);

@@ -177,11 +177,12 @@ pub(super) fn offset(mut i: usize, dims: &[usize], steps: &[usize]) -> usize {
     offset
 }
 
-/// Number of elements of a tensor of `dims`, bounded.
+/// Number of elements of a tensor of `dims`, bounded. So is the product of its other extents where
+/// one is 0.
 pub(super) fn elements(dims: &[usize]) -> Result<usize> {
     dims.iter()
-        .try_fold(1usize, |a, &d| a.checked_mul(d))
-        .filter(|&e| e <= MAX_ELEMENTS)
+        .try_fold(1usize, |a, &d| a.checked_mul(d.max(1)).filter(|&e| e <= MAX_ELEMENTS))
+        .map(|e| if dims.contains(&0) { 0 } else { e })
         .ok_or_else(|| Error::shape(format!("shape {dims:?} has over {MAX_ELEMENTS} elements")))
 }
 

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Axis, Clamp, ConstId, Conv, Linear, Op};
 use crate::import::onnx::axes::extent;
 use crate::import::onnx::symbolic::SymInt;
+use crate::import::onnx::tensor::Tensor;
 
 impl<'a> Importer<'a> {
     pub(super) fn gemm(&mut self, node: &mut Operation<'a>) -> Result<Activation> {
@@ -23,8 +24,10 @@ impl<'a> Importer<'a> {
         let (x, has_pixels) = self.rows(node.name, x)?;
         let weights = self.matrix(node, transposed, alpha, has_pixels)?;
         let bias = match node.take_optional(2) {
-            Some(Value::Activation(_)) => {
-                return Err(Error::unsupported("the bias depends on the input"));
+            Some(Value::Activation(bias)) => {
+                let product = self.dense(node.name, &x, weights, None)?;
+                let bias = self.scaled(node.name, bias, &Rc::new(Tensor::scalar(beta)))?;
+                return self.added(node.name, product, bias);
             }
             Some(constant) => Some(self.tensor(constant)?),
             None => None,

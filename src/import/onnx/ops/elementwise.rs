@@ -26,14 +26,20 @@ impl<'a> Importer<'a> {
     }
 
     pub(super) fn dropout(&mut self, node: &mut Operation<'a>) -> Result<Activation> {
+        self.check_dropout(node)?;
+        node.activation(0)
+    }
+
+    /// Makes sure that a `Dropout` does nothing.
+    pub(in crate::import::onnx) fn check_dropout(&self, node: &mut Operation<'a>) -> Result<()> {
         node.attributes.ignore(&["ratio", "seed"]);
         node.take_optional(1);
-        if let Some(training) = self.optional_tensor(node, 2)?
-            && training.as_scalar()? != 0.0
-        {
-            return Err(Error::unsupported("training_mode is set"));
+        match self.optional_tensor(node, 2)? {
+            Some(training) if training.as_scalar()? != 0.0 => {
+                Err(Error::unsupported("training_mode is set"))
+            }
+            _ => Ok(()),
         }
-        node.activation(0)
     }
 
     pub(super) fn cast(&mut self, node: &mut Operation<'a>) -> Result<Activation> {
@@ -235,7 +241,12 @@ impl<'a> Importer<'a> {
         self.emit(name, Op::Affine(Affine { scale, shift, clamp: Clamp::NONE }), &[x])
     }
 
-    fn scaled(&mut self, name: &str, x: Activation, by: &Rc<Tensor>) -> Result<Activation> {
+    pub(super) fn scaled(
+        &mut self,
+        name: &str,
+        x: Activation,
+        by: &Rc<Tensor>,
+    ) -> Result<Activation> {
         let (x, factor) = self.factor(name, x, by)?;
         let Factor::PerChannel(scale) = factor else {
             return Err(Error::unsupported(format!(
@@ -274,16 +285,13 @@ impl<'a> Importer<'a> {
     }
 
     /// The sum of two activations.
-    fn added(&mut self, name: &str, x: Activation, y: Activation) -> Result<Activation> {
+    pub(super) fn added(&mut self, name: &str, x: Activation, y: Activation) -> Result<Activation> {
         let (x, y) = self.aligned(name, x, y)?;
         let value = self.emit(name, Op::Add(Clamp::NONE), &[x.value, y.value])?;
         // The more precise map of the two.
-        let axes = if x.axes.0.iter().flatten().count() >= y.axes.0.iter().flatten().count() {
-            &x
-        } else {
-            &y
-        };
-        Ok(self.like(axes, value))
+        let nb_named = |x: &Activation| x.axes.0.iter().flatten().count();
+        let named = if nb_named(&x) >= nb_named(&y) { x } else { y };
+        Ok(self.like(&named, value))
     }
 
     /// Two activations of the same ONNX extents, checked to lie over the network's axes alike.
@@ -332,8 +340,15 @@ impl<'a> Importer<'a> {
         let dims = self.dims(&x);
         let mut varying = Vec::new();
         for (i, &d) in by.dims.iter().enumerate().filter(|(_, d)| **d != 1) {
-            if dims[lead + i].value() != Some(d as i64) {
-                return Err(mismatch());
+            match dims[lead + i].value() {
+                Some(own) if own == d as i64 => {}
+                Some(_) => return Err(mismatch()),
+                None => {
+                    return Err(Error::unsupported(format!(
+                        "a constant of shape {:?} differs between the images of a batch",
+                        by.dims
+                    )));
+                }
             }
             varying.push(lead + i);
         }

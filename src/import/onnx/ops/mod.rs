@@ -44,7 +44,11 @@ impl<'a> Importer<'a> {
             "Sub" => self.sub(node),
             "Transpose" => self.transpose(node),
             "Unsqueeze" => self.unsqueeze(node),
-            _ => return Err(Error::unsupported("this operator is not supported")),
+            _ => {
+                return Err(Error::unsupported(
+                    "the operator is not supported on what depends on the input",
+                ));
+            }
         };
         x.map(Value::Activation)
     }

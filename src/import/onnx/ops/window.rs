@@ -1,6 +1,8 @@
 //! Sliding windows: convolution and pooling.
 
-use super::{Activation, Importer, Operation};
+use std::rc::Rc;
+
+use super::{Activation, Importer, Operation, Value};
 use crate::error::{Error, Result};
 use crate::graph::{Axis, Clamp, ConstId, Conv, Op, Pad, Pool, PoolKind, Shape};
 
@@ -12,30 +14,19 @@ struct Window {
     dilation: [usize; 2],
 }
 
-/// Which of height and width a tensor's spatial axes are.
-#[derive(Clone, Copy)]
-pub(super) enum Spatial {
-    /// Both, in this order.
-    Both,
-    /// One; the other has extent 1.
-    One(Axis),
-}
+/// Which of height and width a tensor's spatial axes are, in the tensor's order.
+pub(super) struct Spatial(Vec<Axis>);
 
 impl Spatial {
-    /// An attribute with one number per spatial axis, as height and width.
-    fn pair(self, values: [usize; 2], fill: usize) -> [usize; 2] {
-        match self {
-            Self::Both => values,
-            Self::One(Axis::H) => [values[0], fill],
-            Self::One(_) => [fill, values[0]],
-        }
+    /// An attribute with one number per spatial axis, as height and width; `fill` for an absent
+    /// one.
+    fn pair(&self, values: &[usize], fill: usize) -> [usize; 2] {
+        let of = |axis| self.0.iter().position(|a| *a == axis).map_or(fill, |i| values[i]);
+        [of(Axis::H), of(Axis::W)]
     }
 
-    fn rank(self) -> usize {
-        match self {
-            Self::Both => 2,
-            Self::One(_) => 1,
-        }
+    fn rank(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -47,15 +38,17 @@ impl<'a> Importer<'a> {
             Some(a) => *a == axis,
             None => !x.axes.contains(axis),
         };
-        let nc = x.axes.rank() > 2 && fits(0, Axis::N) && fits(1, Axis::C);
-        let spatial = match x.axes.rank() {
-            4 if fits(2, Axis::H) && fits(3, Axis::W) => Some(Spatial::Both),
-            3 if fits(2, Axis::W) && !x.axes.contains(Axis::H) => Some(Spatial::One(Axis::W)),
-            3 if fits(2, Axis::H) && !x.axes.contains(Axis::W) => Some(Spatial::One(Axis::H)),
-            _ => None,
-        };
-        match spatial.filter(|_| nc) {
-            Some(spatial) => Ok((x, spatial)),
+        let orders = [&[Axis::H, Axis::W][..], &[Axis::W, Axis::H], &[Axis::W], &[Axis::H]];
+        let is_nc = x.axes.rank() > 2 && fits(0, Axis::N) && fits(1, Axis::C);
+        let order = orders.into_iter().find(|order| {
+            let others = [Axis::H, Axis::W].into_iter().filter(|a| !order.contains(a));
+            is_nc
+                && x.axes.rank() == 2 + order.len()
+                && order.iter().enumerate().all(|(i, &axis)| fits(2 + i, axis))
+                && !others.into_iter().any(|axis| x.axes.contains(axis))
+        });
+        match order {
+            Some(order) => Ok((x, Spatial(order.to_vec()))),
             None => Err(Error::unsupported(format!(
                 "axes {:?}, expected N, C and one or two spatial ones",
                 x.axes.0
@@ -66,10 +59,19 @@ impl<'a> Importer<'a> {
     pub(super) fn conv(&mut self, node: &mut Operation<'a>) -> Result<Activation> {
         let x = node.activation(0)?;
         let (x, spatial) = self.spatial(node.name, x)?;
-        let weights = self.weights(node, 1, |dims| match (dims, spatial) {
-            ([_, _, _, _], Spatial::Both) => Ok(dims.to_vec()),
-            (&[oc, ic, k], Spatial::One(_)) => {
-                let [kh, kw] = spatial.pair([k, k], 1);
+        let is_transposed = spatial.0 == [Axis::W, Axis::H];
+        if is_transposed {
+            let weights = self.operand_tensor(node, 1)?;
+            if weights.dims.len() == 4 {
+                self.budget.charge(weights.len())?;
+                let transposed = Rc::new(weights.transposed(&[0, 1, 3, 2]));
+                node.operands[1] = Some(Value::Constant(transposed));
+            }
+        }
+        let weights = self.weights(node, 1, |dims| match dims {
+            [_, _, _, _] if spatial.rank() == 2 => Ok(dims.to_vec()),
+            &[oc, ic, k] if spatial.rank() == 1 => {
+                let [kh, kw] = spatial.pair(&[k], 1);
                 Ok(vec![oc, ic, kh, kw])
             }
             _ => Err(Error::shape(format!(
@@ -85,7 +87,7 @@ impl<'a> Importer<'a> {
         let groups = usize::try_from(groups)
             .map_err(|_| Error::format(format!("attribute 'group' is {groups}")))?;
         let kernel = self.kernel_of(weights);
-        let window = self.window(node, spatial, Some(kernel), self.shape(&x))?;
+        let window = self.window(node, &spatial, Some(kernel), self.shape(&x))?;
         let conv = Conv {
             weights,
             bias,
@@ -97,7 +99,7 @@ impl<'a> Importer<'a> {
             clamp: Clamp::NONE,
         };
         let value = self.emit(node.name, Op::Conv(conv), &[x.value])?;
-        let mut result = self.windowed(&x, spatial, &window);
+        let mut result = self.windowed(&x, &spatial, &window);
         result.value = value;
         if !result.axes.contains(Axis::C) {
             result.axes.0[1] = vec![Axis::C];
@@ -115,9 +117,8 @@ impl<'a> Importer<'a> {
         let (x, spatial) = self.spatial(node.name, x)?;
         let kind = match node.kind {
             "MaxPool" => {
-                if node.attributes.int_or("storage_order", 0)? != 0 {
-                    return Err(Error::unsupported("attribute 'storage_order' is not 0"));
-                }
+                // How the indices are counted, which are not supported.
+                node.attributes.ignore(&["storage_order"]);
                 PoolKind::Max
             }
             _ => PoolKind::Average {
@@ -125,7 +126,7 @@ impl<'a> Importer<'a> {
             },
         };
         let ceil_mode = node.attributes.flag("ceil_mode", false)?;
-        let window = self.window(node, spatial, None, self.shape(&x))?;
+        let window = self.window(node, &spatial, None, self.shape(&x))?;
         let pool = Pool {
             kind,
             kernel: window.kernel,
@@ -135,22 +136,18 @@ impl<'a> Importer<'a> {
             ceil_mode,
         };
         let value = self.emit(node.name, Op::Pool(pool), &[x.value])?;
-        let mut result = self.windowed(&x, spatial, &window);
+        let mut result = self.windowed(&x, &spatial, &window);
         result.value = value;
         Ok(result)
     }
 
     /// The axes after a window: spatial axes that may now exceed 1 have a name.
-    fn windowed(&self, x: &Activation, spatial: Spatial, window: &Window) -> Activation {
+    fn windowed(&self, x: &Activation, spatial: &Spatial, window: &Window) -> Activation {
         let mut result = x.clone();
         let grows = window.pad != Pad::default();
         for (i, group) in result.axes.0.iter_mut().enumerate().skip(2) {
             if group.is_empty() && grows {
-                group.push(match spatial {
-                    Spatial::Both if i == 2 => Axis::H,
-                    Spatial::Both => Axis::W,
-                    Spatial::One(axis) => axis,
-                });
+                group.push(spatial.0[i - 2]);
             }
         }
         result
@@ -160,14 +157,14 @@ impl<'a> Importer<'a> {
     fn window(
         &mut self,
         node: &Operation<'a>,
-        spatial: Spatial,
+        spatial: &Spatial,
         kernel: Option<[usize; 2]>,
         shape: Shape,
     ) -> Result<Window> {
         let pair = |name: &str, default: Option<usize>| match node.attributes.ints(name)? {
             Some(ints) => {
                 let values = sizes(name, ints, spatial.rank())?;
-                Ok(Some(spatial.pair([values[0], *values.last().unwrap_or(&0)], 1)))
+                Ok(Some(spatial.pair(&values, 1)))
             }
             None => Ok(default.map(|d| [d; 2])),
         };
@@ -190,8 +187,8 @@ impl<'a> Importer<'a> {
                 Some(pads) => {
                     let pads = sizes("pads", pads, 2 * spatial.rank())?;
                     let (before, after) = pads.split_at(spatial.rank());
-                    let both = |v: &[usize]| spatial.pair([v[0], *v.last().unwrap_or(&0)], 0);
-                    let ([top, left], [bottom, right]) = (both(before), both(after));
+                    let [top, left] = spatial.pair(before, 0);
+                    let [bottom, right] = spatial.pair(after, 0);
                     Pad { top, left, bottom, right }
                 }
                 None => Pad::default(),
