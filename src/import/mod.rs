@@ -1,8 +1,11 @@
 //! Importers: ONNX and safetensors files to a [`Network`].
 
 pub mod onnx;
+mod safetensors;
 pub mod synth;
 pub mod zoo;
+
+pub use safetensors::safetensors_file;
 
 use std::path::Path;
 

@@ -369,3 +369,48 @@ fn fnv1a(text: &str) -> u64 {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaussians_have_unit_moments() {
+        const N: usize = 1 << 16;
+        let mut rng = SplitMix64(5);
+        let values: Vec<f64> = (0..N).map(|_| rng.gaussian()).collect();
+        let moment = |p| values.iter().map(|v| v.powi(p)).sum::<f64>() / N as f64;
+        assert!(moment(1).abs() < 0.01, "{}", moment(1));
+        assert!((moment(2) - 1.0).abs() < 0.02, "{}", moment(2));
+        assert!(moment(3).abs() < 0.05, "{}", moment(3));
+        // 3 for a true Gaussian, 2.7 for a sum of four uniform numbers.
+        assert!((moment(4) - 2.7).abs() < 0.1, "{}", moment(4));
+    }
+
+    #[test]
+    fn normal_distribution_at_known_points() {
+        let table = [(0.0, 0.5), (1.0, 0.841_345), (-1.0, 0.158_655), (2.5, 0.993_790)];
+        for (x, below) in table {
+            let (density, found) = normal(x);
+            assert!((found - below).abs() < 1e-3, "{x}: {found}");
+            let exact = (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            assert!((density - exact).abs() < 1e-3, "{x}: {density}");
+        }
+        assert_eq!(normal(100.0), (0.0, 1.0));
+    }
+
+    #[test]
+    fn rectified_moments_match_samples() {
+        const N: usize = 1 << 16;
+        let mut rng = SplitMix64(6);
+        for (mean, deviation) in [(0.0, 1.0), (0.5, 1.0), (-1.0, 2.0)] {
+            let sample: Vec<f64> =
+                (0..N).map(|_| (mean + deviation * rng.gaussian()).max(0.0)).collect();
+            let m = sample.iter().sum::<f64>() / N as f64;
+            let v = sample.iter().map(|x| (x - m) * (x - m)).sum::<f64>() / N as f64;
+            let x = Moments { mean: vec![mean], variance: vec![deviation * deviation] }.relu();
+            assert!((x.mean[0] - m).abs() < 0.02 * deviation, "{} {m}", x.mean[0]);
+            assert!((x.variance[0] / v - 1.0).abs() < 0.05, "{} {v}", x.variance[0]);
+        }
+    }
+}
