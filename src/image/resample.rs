@@ -107,13 +107,7 @@ struct Taps {
 }
 
 impl Taps {
-    fn new(
-        source: usize,
-        size: usize,
-        window: Range<usize>,
-        support: f64,
-        filter: Filter,
-    ) -> Self {
+    fn new(source: usize, size: usize, window: Range<usize>, support: f64, filter: Filter) -> Self {
         let scale = source as f64 / size as f64;
         let widening = scale.max(1.0);
         // Pillow multiplies by the reciprocal; a division would round another way.
