@@ -70,6 +70,7 @@ class Skipstone:
 
     def bench(self, threads: int, seconds: float) -> dict:
         command = [skipstone_binary(), "bench", self.model, "--threads", str(threads), "--batch", str(self.batch)]
+        command += ["--input-size", self.size]
         output, *_ = child([*command, "--min-secs", str(seconds), "--json"])
         return json.loads(output)["latency_ms"]
 

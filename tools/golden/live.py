@@ -40,6 +40,13 @@ SYNTHETIC = {
     "vgg11_bn": [(224, 224)],
     "vgg16": [(224, 224)],
     "resnet20_cifar": [(32, 32)],
+    "tiny_resnet": [(32, 32), (33, 47), (64, 50)],
+    "tiny_bottleneck": [(32, 32), (33, 47), (64, 50)],
+    "tiny_bottleneck_v1": [(32, 32), (33, 47)],
+    "tiny_resnext": [(32, 32), (33, 47)],
+    "tiny_plain": [(32, 32), (33, 47)],
+    "tiny_preact": [(32, 32), (33, 47)],
+    "tiny_preact_bottleneck": [(32, 32), (33, 47)],
 }
 # Graphs under tests/golden and their NCHW or NHWC image sizes.
 COMMITTED = {
@@ -53,6 +60,8 @@ COMMITTED = {
 }
 # The Caffe2-style graphs once more, with seeded weights in place of their constant ones.
 RESEEDED = ("onnx-light/light_resnet50.onnx", "onnx-light/light_vgg19.onnx")
+# Strided "same" padding depends on the image size, so this one is converted for each.
+CONVERTED_PER_SIZE = {"tf2onnx/features_opset11.onnx"}
 # (batch, threads); the Caffe2-style graphs reshape to one image
 SETTINGS = ((1, 1), (3, 2))
 ONE_IMAGE_SETTINGS = ((1, 1), (1, 2))
@@ -133,6 +142,8 @@ def main() -> int:
             outputs = [o.name for o in session.get_outputs()]
             channels_last = feed.shape[3] == 3
             for height, width in sizes:
+                if name in CONVERTED_PER_SIZE:
+                    skipstone("convert", path, "--input-size", f"{height}x{width}", "-o", packed)
                 for batch, threads in ONE_IMAGE_SETTINGS if name in RESEEDED else SETTINGS:
                     shape = (batch, height, width, 3) if channels_last else (batch, 3, height, width)
                     image = rng.standard_normal(shape, dtype=np.float32)

@@ -50,7 +50,10 @@ def names_the_place(message: str, model: onnx.ModelProto) -> bool:
     graph = model.graph
     if any(n.name in message and n.op_type in message for n in graph.node):
         return True
-    return any(f"'{t.name}'" in message for t in (*graph.input, *graph.output, *graph.initializer))
+    tensors = [(t, "input") for t in graph.input] + [(t, "output") for t in graph.output]
+    if any(f"{t.name} ({role})" in message for t, role in tensors):
+        return True
+    return any(f"'{t.name}'" in message for t in graph.initializer)
 
 
 def verdict(model: onnx.ModelProto, program: cases.Program, promised: bool, scratch: pathlib.Path) -> tuple[str, str]:
@@ -94,6 +97,7 @@ def main() -> int:
     left_out: dict[str, list[str]] = collections.defaultdict(list)
     failures: list[str] = []
     beyond: list[str] = []
+    replaced: list[str] = []
     side_outputs: dict[str, list[str]] = collections.defaultdict(list)
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
@@ -108,6 +112,8 @@ def main() -> int:
             for program in cases.programs(test):
                 why = scope.reason(program)
                 in_scope |= why is None
+                if program.replaced:
+                    replaced.append(program.name)
                 if program.dropped:
                     side_outputs[f"{test.operator}: {program.dropped}"].append(program.name)
                 forms = [(program.model, "")]
@@ -148,6 +154,10 @@ def main() -> int:
         say("Only the first output is compared (the others serve training or un-pooling):")
         for what, names in sorted(side_outputs.items()):
             say(f"  {what}: {', '.join(names)}")
+    if replaced:
+        say()
+        say("With 1 in place of infinities and NaN, which constants may not be:")
+        say(f"  {', '.join(replaced)}")
     if beyond:
         say()
         say("Right although not promised:")
