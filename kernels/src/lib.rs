@@ -12,3 +12,4 @@ pub mod pack;
 pub mod pool;
 pub mod registry;
 pub mod sconv;
+pub mod winograd;

@@ -1,7 +1,7 @@
 //! The one list of kernels: dispatch, tests and benches iterate it.
 
 use crate::isa::Isa;
-use crate::sconv;
+use crate::{sconv, winograd};
 
 /// All `sconv` kernels, best last.
 pub const SCONV: &[sconv::Kernel] = &[
@@ -14,4 +14,20 @@ pub const SCONV: &[sconv::Kernel] = &[
 pub fn sconv(isa: Isa) -> sconv::Kernel {
     let fits = |k: &&sconv::Kernel| k.isa <= isa && k.isa.is_available();
     *SCONV.iter().rev().find(fits).expect("the portable kernel fits every tier")
+}
+
+/// All Winograd transforms, best last.
+pub const WINOGRAD: &[winograd::Kernel] = &[
+    winograd::f2x2_3x3::portable::KERNEL,
+    winograd::f4x4_3x3::portable::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    winograd::f2x2_3x3::avx2::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    winograd::f4x4_3x3::avx2::KERNEL,
+];
+
+/// The best Winograd transforms of a variant, of a tier at most `isa`.
+pub fn winograd(variant: winograd::Variant, isa: Isa) -> winograd::Kernel {
+    let fits = |k: &&winograd::Kernel| k.variant == variant && k.isa <= isa && k.isa.is_available();
+    *WINOGRAD.iter().rev().find(fits).expect("the portable kernels fit every tier")
 }

@@ -25,6 +25,12 @@ impl Rng {
         (self.next() % n as u64) as usize
     }
 
+    /// Of mean 0 and deviation 1, nearly normal.
+    pub(crate) fn normal(&mut self) -> f32 {
+        // 12 uniforms of variance 1/3 in -1..1 have variance 4.
+        (0..12).map(|_| self.f32()).sum::<f32>() / 2.0
+    }
+
     /// `len` values in `-1.0..1.0`.
     pub(crate) fn vec(&mut self, len: usize) -> Vec<f32> {
         (0..len).map(|_| self.f32()).collect()
@@ -36,4 +42,14 @@ impl Rng {
 /// errors of a few hundred terms of either sign grow like their square root.
 pub(crate) fn direct_tolerance(magnitude: f64) -> f64 {
     16.0 * 2f64.powi(-24) * magnitude + 1e-30
+}
+
+/// Largest error of F(2x2, 3x3) over the largest output of a layer, on data as in a trained network.
+pub(crate) fn winograd_f2_tolerance() -> f64 {
+    5e-6
+}
+
+/// Largest error of F(4x4, 3x3) over the largest output of a layer, on data as in a trained network.
+pub(crate) fn winograd_f4_tolerance() -> f64 {
+    5e-5
 }

@@ -1,0 +1,46 @@
+//! F(2x2, 3x3) for any CPU, on `wide`'s vectors: 4 channels at a time, which is what the baseline of
+//! x86-64 and aarch64 has in hardware. Multiply and add round separately.
+
+use wide::f32x4;
+
+use super::super::tiles;
+use super::super::{FilterArgs, InputArgs, Kernel, OutputArgs, Variant};
+use super::F2x2;
+use crate::isa::Isa;
+
+/// The kernel's registry entry.
+pub const KERNEL: Kernel = Kernel {
+    name: "portable-winograd-f2x2",
+    isa: Isa::Portable,
+    variant: Variant::F2,
+    filter: transform_filter,
+    input: transform_input,
+    output: transform_output,
+};
+
+/// # Safety
+/// As [`Kernel::transform_filter_raw`].
+unsafe fn transform_filter(args: &FilterArgs) {
+    // SAFETY: the contract is the caller's.
+    unsafe { tiles::transform_filter::<F2x2, f32x4>(args) }
+}
+
+/// # Safety
+/// As [`Kernel::transform_input_raw`].
+unsafe fn transform_input(args: &InputArgs) {
+    // SAFETY: the contract is the caller's.
+    unsafe { tiles::transform_input::<F2x2, f32x4>(args) }
+}
+
+/// # Safety
+/// As [`Kernel::transform_output_raw`].
+unsafe fn transform_output(args: &OutputArgs) {
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        if args.residual.is_null() {
+            tiles::transform_output::<F2x2, f32x4, false>(args);
+        } else {
+            tiles::transform_output::<F2x2, f32x4, true>(args);
+        }
+    }
+}

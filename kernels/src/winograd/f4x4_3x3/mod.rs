@@ -1,0 +1,182 @@
+//! F(4x4, 3x3) at the points 0, a, -a, b, -b and infinity, with a = 1/sqrt(2) and b = sqrt(2).
+//!
+//! One algorithm over [`Vector`]; `avx2` and `portable` instantiate it. All three transforms take
+//! the points of a +- pair together, since their polynomials share even and odd parts, and never
+//! hold more than two rows of the half-transformed tile (12 vectors), so that a tile goes from
+//! loads to stores in 16 registers.
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+pub mod portable;
+
+use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
+
+use super::Variant;
+use super::tiles::{Grid, Sink, Transform};
+use super::vector::{Vector, from_fn};
+
+/// Rows of an output and of an input tile.
+const M: usize = Variant::F4.m();
+const T: usize = Variant::F4.t();
+
+/// a^2, b^2 and a^2 + b^2; a^2 b^2 = 1.
+const A2: f32 = 0.5;
+const B2: f32 = 2.0;
+const A2_B2: f32 = 2.5;
+
+/// 1 / N_p at +-a and +-b: N_a = 2 a^2 (a^2 - b^2) and N_b = 2 b^2 (b^2 - a^2).
+const KA: f32 = -2.0 / 3.0;
+const KB: f32 = 1.0 / 6.0;
+
+/// Rows p and -p of `G`: g[0] + p^2 g[2] +- p g[1].
+#[inline(always)]
+unsafe fn filter_pair<V: Vector>(g: [V; 3], p: f32, p2: f32) -> [V; 2] {
+    // SAFETY: the caller's.
+    unsafe {
+        let even = g[2].mul_add(V::splat(p2), g[0]);
+        [g[1].mul_add(V::splat(p), even), g[1].neg_mul_add(V::splat(p), even)]
+    }
+}
+
+/// `G g`.
+#[inline(always)]
+unsafe fn filter_1d<V: Vector>(g: [V; 3]) -> [V; T] {
+    // SAFETY: the caller's.
+    unsafe {
+        let [a, minus_a] = filter_pair(g, A, A2);
+        let [b, minus_b] = filter_pair(g, B, B2);
+        [g[0], a, minus_a, b, minus_b, g[2]]
+    }
+}
+
+/// Row 0 of `B^T`: d[0] - 2.5 d[2] + d[4]; of d[1..] it is row 5.
+#[inline(always)]
+unsafe fn input_end<V: Vector>(d0: V, d2: V, d4: V) -> V {
+    // SAFETY: the caller's.
+    unsafe { d2.neg_mul_add(V::splat(A2_B2), d0.add(d4)) }
+}
+
+/// Rows p and -p of `B^T`, q^2 the square of the other pair: (d[4] - q^2 d[2]) +- p (d[3] - q^2 d[1]).
+#[inline(always)]
+unsafe fn input_pair<V: Vector>([d1, d2, d3, d4]: [V; 4], p: f32, q2: f32) -> [V; 2] {
+    // SAFETY: the caller's.
+    unsafe {
+        let (p, q2) = (V::splat(p), V::splat(q2));
+        let even = d2.neg_mul_add(q2, d4);
+        let odd = d1.neg_mul_add(q2, d3);
+        [odd.mul_add(p, even), odd.neg_mul_add(p, even)]
+    }
+}
+
+/// `B^T d`.
+#[inline(always)]
+unsafe fn input_1d<V: Vector>(d: [V; T]) -> [V; T] {
+    // SAFETY: the caller's.
+    unsafe {
+        let [a, minus_a] = input_pair([d[1], d[2], d[3], d[4]], A, B2);
+        let [b, minus_b] = input_pair([d[1], d[2], d[3], d[4]], B, A2);
+        [input_end(d[0], d[2], d[4]), a, minus_a, b, minus_b, input_end(d[1], d[3], d[5])]
+    }
+}
+
+/// Rows 0 and 2 of `A^T`: even powers of p.
+#[inline(always)]
+unsafe fn output_even<V: Vector>(m: [V; 5]) -> [V; 2] {
+    // SAFETY: the caller's.
+    unsafe {
+        let (sum_a, sum_b) = (m[1].add(m[2]), m[3].add(m[4]));
+        [
+            sum_b.mul_add(V::splat(KB), sum_a.mul_add(V::splat(KA), m[0])),
+            sum_b.mul_add(V::splat(KB * B2), sum_a.mul(V::splat(KA * A2))),
+        ]
+    }
+}
+
+/// Rows 1 and 3 of `A^T`: odd powers of p.
+#[inline(always)]
+unsafe fn output_odd<V: Vector>(m: [V; 5]) -> [V; 2] {
+    // SAFETY: the caller's.
+    unsafe {
+        let (diff_a, diff_b) = (m[0].sub(m[1]), m[2].sub(m[3]));
+        [
+            diff_b.mul_add(V::splat(KB * B), diff_a.mul(V::splat(KA * A))),
+            diff_b.mul_add(V::splat(KB * B2 * B), diff_a.mul_add(V::splat(KA * A2 * A), m[4])),
+        ]
+    }
+}
+
+/// `A^T m`.
+#[inline(always)]
+unsafe fn output_1d<V: Vector>(m: [V; T]) -> [V; M] {
+    // SAFETY: the caller's.
+    unsafe {
+        let [y0, y2] = output_even([m[0], m[1], m[2], m[3], m[4]]);
+        let [y1, y3] = output_odd([m[1], m[2], m[3], m[4], m[5]]);
+        [y0, y1, y2, y3]
+    }
+}
+
+/// F(4x4, 3x3) of one tile.
+struct F4x4;
+
+impl Transform for F4x4 {
+    const VARIANT: Variant = Variant::F4;
+
+    #[inline(always)]
+    unsafe fn filter<V: Vector>(g: Grid<*const f32>, u: impl Sink<V>) {
+        // SAFETY: the caller's.
+        unsafe {
+            let [g0, g1, g2]: [[V; 3]; 3] = [0, 1, 2].map(|i| from_fn(|j| g.load(i, j)));
+            u.put(0, filter_1d(g0));
+            let pairs: [[V; 2]; 3] = from_fn(|j| filter_pair([g0[j], g1[j], g2[j]], A, A2));
+            u.put(1, filter_1d(pairs.map(|p| p[0])));
+            u.put(2, filter_1d(pairs.map(|p| p[1])));
+            let pairs: [[V; 2]; 3] = from_fn(|j| filter_pair([g0[j], g1[j], g2[j]], B, B2));
+            u.put(3, filter_1d(pairs.map(|p| p[0])));
+            u.put(4, filter_1d(pairs.map(|p| p[1])));
+            u.put(5, filter_1d(g2));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn input<V: Vector>(d: Grid<*const f32>, v: impl Sink<V>) {
+        // SAFETY: the caller's.
+        unsafe {
+            let d = |i: usize, j: usize| d.load::<V>(i, j);
+            v.put(0, input_1d(from_fn(|j| input_end(d(0, j), d(2, j), d(4, j)))));
+            let inner = |j: usize| [d(1, j), d(2, j), d(3, j), d(4, j)];
+            let pairs: [[V; 2]; T] = from_fn(|j| input_pair(inner(j), A, B2));
+            v.put(1, input_1d(pairs.map(|p| p[0])));
+            v.put(2, input_1d(pairs.map(|p| p[1])));
+            let pairs: [[V; 2]; T] = from_fn(|j| input_pair(inner(j), B, A2));
+            v.put(3, input_1d(pairs.map(|p| p[0])));
+            v.put(4, input_1d(pairs.map(|p| p[1])));
+            v.put(5, input_1d(from_fn(|j| input_end(d(1, j), d(3, j), d(5, j)))));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn output<V: Vector>(m: Grid<*const f32>, y: impl Sink<V>) {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut rows = [[V::splat(0.0); 2]; T];
+            for j in 0..T {
+                rows[j] = output_even(column(m, 0, j));
+            }
+            y.put(0, output_1d(rows.map(|r| r[0])));
+            y.put(2, output_1d(rows.map(|r| r[1])));
+            for j in 0..T {
+                rows[j] = output_odd(column(m, 1, j));
+            }
+            y.put(1, output_1d(rows.map(|r| r[0])));
+            y.put(3, output_1d(rows.map(|r| r[1])));
+        }
+    }
+}
+
+/// N values of column `j`, from row `first` on.
+#[inline(always)]
+unsafe fn column<V: Vector, const N: usize>(m: Grid<*const f32>, first: usize, j: usize) -> [V; N] {
+    // SAFETY: the caller's.
+    unsafe { from_fn(|i| m.load(first + i, j)) }
+}

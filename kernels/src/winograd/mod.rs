@@ -1,0 +1,247 @@
+//! `winograd`: minimal filtering F(m x m, 3 x 3) for 3x3 convolutions of stride 1.
+//!
+//! An output tile `Y` of m x m pixels comes from an input tile `d` of t x t, t = m + 2:
+//!
+//! ```text
+//! Y = A^T ( sum over ic of (G g G^T) * (B^T d B) ) A         `*` is element by element
+//!         \______________  __________________/
+//!                        \/    t^2 independent products over ic: a batch of t^2 matrix products
+//! ```
+//!
+//! so an output pixel costs t^2/m^2 multiplications per input channel in place of 9: 4 for m = 2
+//! and 2.25 for m = 4 (Winograd 1980; Lavin and Gray, arXiv 1509.09308).
+//!
+//! # The matrices
+//! A row of a correlation, y[i] = sum over j of g[j] d[i + j], is the transpose of the product of
+//! polynomials g (degree 2) and h (degree m - 1). That product has degree t - 2 + 1, so its values
+//! at t - 1 points and at infinity (its leading coefficient) determine it: evaluate both factors
+//! (`G` and `A`, Vandermonde matrices), multiply, interpolate (Lagrange, whose transpose is `B^T`).
+//! With `N_p` the product of p - q over the other finite points q:
+//!
+//! ```text
+//! G[p]   = [1, p, p^2]                           G[inf]      = [0, 0, 1]
+//! B^T[p] = coefficients of prod (x - q), q != p  B^T[inf]    = coefficients of prod (x - q)
+//! A^T[i][p] = p^i / N_p                          A^T[i][inf] = (i == m - 1)
+//! ```
+//!
+//! `1 / N_p` belongs to any of the three; in `A^T`, whose entries are multiplied by a constant
+//! anyway, it costs no operation. So filters are transformed without rounding constants but p.
+//!
+//! # The points, and the error
+//! F(2x2) takes 0, 1, -1: all constants are powers of two. F(4x4) takes 0, +-1/sqrt(2), +-sqrt(2):
+//! their even parts (p^2 = 1/2 and 2, whose product is 1) are exact, and products of inputs and filters at
+//! the four points have a similar size, so that less cancels in `A^T`. With ReLU-like inputs and
+//! 256 channels the largest error over the largest output is 2e-6, a quarter of what 0, +-1, +-2
+//! gives; a direct sum has 5e-7, F(2x2) 6e-7.
+//!
+//! # Memory
+//! ```text
+//! U[t^2][ic][16]        transformed filters of a panel       transform_filter, from OIhw8i16o
+//! V[t^2][ic/8][T][8]    transformed input of T tiles         transform_input
+//! M[t^2][T][16]         their products, of a panel           `sconv` kernel, per point
+//! ```
+//! Each has a stride between points that the caller chooses. A transform touches all points at once, so
+//! that stride should be an odd number of cache lines: [`point_stride`].
+//!
+//! Tiles at the right and bottom end may reach beyond the framed image, and beyond the output: what
+//! does not exist is read as zero, and not written. Each tile's arithmetic is the same wherever it
+//! is and with whichever tiles it shares a call.
+
+mod epilogue;
+pub mod f2x2_3x3;
+pub mod f4x4_3x3;
+pub mod reference;
+mod tiles;
+mod vector;
+
+use crate::isa::Isa;
+
+/// Size of the output tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// F(2x2, 3x3).
+    F2,
+    /// F(4x4, 3x3).
+    F4,
+}
+
+impl Variant {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::F2, Self::F4];
+
+    /// m: rows and columns of an output tile.
+    pub const fn m(self) -> usize {
+        match self {
+            Self::F2 => 2,
+            Self::F4 => 4,
+        }
+    }
+
+    /// t: rows and columns of an input tile.
+    pub const fn t(self) -> usize {
+        self.m() + 2
+    }
+
+    /// Points of the plane at which products are taken: t^2.
+    pub const fn nb_points(self) -> usize {
+        self.t() * self.t()
+    }
+
+    /// Name in plans and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F2 => "winograd-f2",
+            Self::F4 => "winograd-f4",
+        }
+    }
+}
+
+/// Elements between two points' matrices of `len` elements: an odd number of 64-byte lines, so that
+/// the t^2 lines that a transform touches together lie in different sets of the cache.
+pub const fn point_stride(len: usize) -> usize {
+    const LINE: usize = 16;
+    (len.div_ceil(LINE) | 1) * LINE
+}
+
+/// One tile: where it is in the source, the destination and the residual, and what of it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tile {
+    /// Offset of the input tile's corner in plane 0 of the source.
+    pub src: u32,
+    /// Offset of the output tile's corner in plane 0 of the destination.
+    pub dst: u32,
+    /// Offset of the output tile's corner in plane 0 of the residual.
+    pub res: u32,
+    /// Rows and columns of the input tile that the source has, 1 to t.
+    pub src_extent: [u8; 2],
+    /// Rows and columns of the output tile that the destination has, 1 to m.
+    pub dst_extent: [u8; 2],
+}
+
+/// Arguments of `transform_filter`. Lengths and strides are in elements.
+#[derive(Clone, Copy, Debug)]
+pub struct FilterArgs {
+    /// Filters of a panel, `[nb_blocks][3][3][8 ic][16 oc]`: a run of `OIhw8i16o`.
+    pub src: *const f32,
+    /// Blocks of 8 input channels.
+    pub nb_blocks: usize,
+    /// `U[t^2][nb_blocks * 8][16]`, 32-byte aligned.
+    pub dst: *mut f32,
+    /// Distance of the points in `dst`, a multiple of 8.
+    pub point_stride: usize,
+}
+
+/// Arguments of `transform_input`. Lengths and strides are in elements.
+#[derive(Clone, Copy, Debug)]
+pub struct InputArgs {
+    /// Source activations, `nChw8c`, framed.
+    pub src: *const f32,
+    /// Distance of rows.
+    pub row_stride: usize,
+    /// Distance of blocks of 8 channels.
+    pub plane_stride: usize,
+    /// Blocks of 8 channels.
+    pub nb_blocks: usize,
+    /// The tiles.
+    pub tiles: *const Tile,
+    /// Number of tiles.
+    pub nb_tiles: usize,
+    /// `V[t^2][nb_blocks][nb_tiles][8]`, 32-byte aligned.
+    pub dst: *mut f32,
+    /// Distance of blocks in `dst`, a multiple of 8 and at least `8 * nb_tiles`.
+    pub block_stride: usize,
+    /// Distance of the points in `dst`, a multiple of 8.
+    pub point_stride: usize,
+}
+
+/// Arguments of `transform_output`. Lengths and strides are in elements.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputArgs {
+    /// `M[t^2][nb_tiles][16]`, 32-byte aligned.
+    pub src: *const f32,
+    /// Distance of the points in `src`, a multiple of 8.
+    pub point_stride: usize,
+    /// The tiles.
+    pub tiles: *const Tile,
+    /// Number of tiles.
+    pub nb_tiles: usize,
+    /// 16 biases.
+    pub bias: *const f32,
+    /// Destination activations, `nChw8c`, from the panel's first block on.
+    pub dst: *mut f32,
+    /// Distance of rows in `dst`.
+    pub dst_row_stride: usize,
+    /// Distance of blocks of 8 channels in `dst`.
+    pub dst_block_stride: usize,
+    /// Blocks of 8 channels to store: 1 or 2.
+    pub nb_blocks: usize,
+    /// Activations added before the clamp, from the panel's first block on, or null.
+    pub residual: *const f32,
+    /// Distance of rows in `residual`.
+    pub res_row_stride: usize,
+    /// Distance of blocks of 8 channels in `residual`.
+    pub res_block_stride: usize,
+    /// Bounds of the result.
+    pub clamp: [f32; 2],
+}
+
+/// The three transforms of one variant on one tier.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    /// `"{isa}-{op}-{tile}"`.
+    pub name: &'static str,
+    /// The tier its instructions need.
+    pub isa: Isa,
+    /// Size of the tile.
+    pub variant: Variant,
+    pub(crate) filter: unsafe fn(&FilterArgs),
+    pub(crate) input: unsafe fn(&InputArgs),
+    pub(crate) output: unsafe fn(&OutputArgs),
+}
+
+impl Kernel {
+    /// `U = G g G^T` for all channels.
+    ///
+    /// # Safety
+    /// - `self.isa` is available on this CPU.
+    /// - `src` is readable for `nb_blocks * 9 * 128` elements.
+    /// - For all points p: `nb_blocks * 128` elements at `dst + p * point_stride` are writable, and
+    ///   no other thread accesses them during the call. `dst` has the documented alignment.
+    #[inline]
+    pub unsafe fn transform_filter_raw(&self, args: &FilterArgs) {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.filter)(args) }
+    }
+
+    /// `V = B^T d B` for all tiles and channels.
+    ///
+    /// # Safety
+    /// - `self.isa` is available on this CPU.
+    /// - For all tiles, blocks b, and rows i and columns j within `src_extent`: 8 elements at
+    ///   `src + tile.src + b * plane_stride + i * row_stride + 8 * j` are readable.
+    /// - For all points p, blocks b and tiles t: 8 elements at
+    ///   `dst + p * point_stride + b * block_stride + 8 * t` are writable, and no other thread
+    ///   accesses them during the call. `dst` and strides have the documented alignment.
+    /// - `tiles` is readable for `nb_tiles`, with extents in their ranges.
+    #[inline]
+    pub unsafe fn transform_input_raw(&self, args: &InputArgs) {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.input)(args) }
+    }
+
+    /// `Y = clamp(A^T M A + bias + residual)` for all tiles.
+    ///
+    /// # Safety
+    /// - `self.isa` is available on this CPU.
+    /// - For all points p: `nb_tiles * 16` elements at `src + p * point_stride` are readable, and 16
+    ///   of `bias`. `src` and strides have the documented alignment.
+    /// - For all tiles, blocks b < `nb_blocks`, and rows i and columns j within `dst_extent`: 8 elements at
+    ///   `dst + tile.dst + b * dst_block_stride + i * dst_row_stride + 8 * j` are writable, and no
+    ///   other thread accesses them during the call; likewise readable in a non-null `residual`.
+    /// - `tiles` is readable for `nb_tiles`, with extents in their ranges.
+    #[inline]
+    pub unsafe fn transform_output_raw(&self, args: &OutputArgs) {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.output)(args) }
+    }
+}

@@ -1,0 +1,106 @@
+//! The matrices in f64, and the transforms as plain matrix products: what tests trust.
+
+use std::f64::consts::SQRT_2;
+
+use super::Variant;
+
+/// A matrix by rows.
+pub type Matrix = Vec<Vec<f64>>;
+
+/// The finite points of a variant, in the order of its matrices' rows; infinity is last.
+pub fn points(variant: Variant) -> Vec<f64> {
+    match variant {
+        Variant::F2 => vec![0.0, 1.0, -1.0],
+        Variant::F4 => vec![0.0, SQRT_2 / 2.0, -SQRT_2 / 2.0, SQRT_2, -SQRT_2],
+    }
+}
+
+/// Coefficients, lowest first, of the product of `x - q`.
+fn monic(roots: impl Iterator<Item = f64>) -> Vec<f64> {
+    roots.fold(vec![1.0], |poly, q| {
+        let mut next = vec![0.0; poly.len() + 1];
+        for (i, c) in poly.iter().enumerate() {
+            next[i + 1] += c;
+            next[i] -= q * c;
+        }
+        next
+    })
+}
+
+/// `G`, t x 3.
+pub fn filter_matrix(variant: Variant) -> Matrix {
+    let mut g: Matrix = points(variant).iter().map(|p| vec![1.0, *p, p * p]).collect();
+    g.push(vec![0.0, 0.0, 1.0]);
+    g
+}
+
+/// `B^T`, t x t.
+pub fn input_matrix(variant: Variant) -> Matrix {
+    let points = points(variant);
+    let others = |p: f64| points.iter().copied().filter(move |q| *q != p);
+    let mut b: Matrix = points.iter().map(|&p| monic(others(p))).collect();
+    b.push(monic(points.iter().copied()));
+    for row in &mut b {
+        row.resize(variant.t(), 0.0);
+    }
+    b
+}
+
+/// `A^T`, m x t.
+pub fn output_matrix(variant: Variant) -> Matrix {
+    let (m, points) = (variant.m(), points(variant));
+    let mut a: Matrix = (0..m)
+        .map(|i| {
+            let entry = |p: &f64| {
+                let others = points.iter().filter(|q| *q != p);
+                p.powi(i as i32) / others.map(|q| p - q).product::<f64>()
+            };
+            points.iter().map(entry).collect()
+        })
+        .collect();
+    for (i, row) in a.iter_mut().enumerate() {
+        row.push(if i == m - 1 { 1.0 } else { 0.0 });
+    }
+    a
+}
+
+/// `l * x * l^T` for a square `x`.
+pub fn sandwich(l: &Matrix, x: &Matrix) -> Matrix {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    // x is square, so that rows of x * l^T pair rows of l with rows of x.
+    let half: Matrix = l.iter().map(|row| x.iter().map(|xr| dot(xr, row)).collect()).collect();
+    l.iter().map(|row| half.iter().map(|h| dot(row, h)).collect()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_matrices_compute_a_correlation() {
+        for variant in Variant::ALL {
+            let (m, t) = (variant.m(), variant.t());
+            let value =
+                |i: usize, j: usize, salt: usize| ((i * 31 + j * 17 + salt * 7) % 13) as f64 - 6.0;
+            let grid = |n: usize, salt| -> Matrix {
+                (0..n).map(|i| (0..n).map(|j| value(i, j, salt)).collect()).collect()
+            };
+            let (d, g) = (grid(t, 1), grid(3, 2));
+            let u = sandwich(&filter_matrix(variant), &g);
+            let v = sandwich(&input_matrix(variant), &d);
+            let product: Matrix = u
+                .iter()
+                .zip(&v)
+                .map(|(u, v)| u.iter().zip(v).map(|(u, v)| u * v).collect())
+                .collect();
+            let y = sandwich(&output_matrix(variant), &product);
+            for i in 0..m {
+                for j in 0..m {
+                    let taps = (0..9).map(|k| (k / 3, k % 3));
+                    let direct: f64 = taps.map(|(a, b)| g[a][b] * d[i + a][j + b]).sum();
+                    assert!((y[i][j] - direct).abs() < 1e-10, "{variant:?}: {} {direct}", y[i][j]);
+                }
+            }
+        }
+    }
+}

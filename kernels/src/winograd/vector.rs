@@ -1,0 +1,158 @@
+//! The few vector operations that the transforms are made of.
+
+use std::mem::MaybeUninit;
+
+use wide::f32x4;
+
+/// [`std::array::from_fn`], always inlined: out of line, its closure would lack the tier's instructions.
+#[inline(always)]
+pub(super) fn from_fn<T: Copy, const N: usize>(f: impl Fn(usize) -> T) -> [T; N] {
+    let mut array = [MaybeUninit::uninit(); N];
+    for (i, element) in array.iter_mut().enumerate() {
+        element.write(f(i));
+    }
+    // SAFETY: every element has been written.
+    array.map(|element| unsafe { element.assume_init() })
+}
+
+/// A vector of [`Self::LANES`] channels.
+///
+/// # Safety
+/// All methods need the tier of the implementing type on the running CPU, and are to be inlined
+/// into a function that enables it. Memory accesses need no alignment unless said.
+pub(super) trait Vector: Copy {
+    /// Channels per vector: divides 8.
+    const LANES: usize;
+
+    /// Loads from any address.
+    unsafe fn load(p: *const f32) -> Self;
+    /// Stores to any address.
+    unsafe fn store(self, p: *mut f32);
+    /// All lanes `x`.
+    unsafe fn splat(x: f32) -> Self;
+    /// `self + b`.
+    unsafe fn add(self, b: Self) -> Self;
+    /// `self - b`.
+    unsafe fn sub(self, b: Self) -> Self;
+    /// `self * b`.
+    unsafe fn mul(self, b: Self) -> Self;
+    /// `self * b + c`.
+    unsafe fn mul_add(self, b: Self, c: Self) -> Self;
+    /// `self * b - c`.
+    unsafe fn mul_sub(self, b: Self, c: Self) -> Self;
+    /// `c - self * b`.
+    unsafe fn neg_mul_add(self, b: Self, c: Self) -> Self;
+    /// `min(max(self, min), max)`; NaN passes through.
+    unsafe fn clamp(self, min: Self, max: Self) -> Self;
+}
+
+// Half a block: with 4-lane hardware the transforms' twelve live values fit 16 registers.
+impl Vector for f32x4 {
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: the caller's; an array of f32 has its alignment.
+        Self::from(unsafe { p.cast::<[f32; 4]>().read() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: the caller's; an array of f32 has its alignment.
+        unsafe { p.cast::<[f32; 4]>().write(self.to_array()) }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Self::splat(x)
+    }
+    #[inline(always)]
+    unsafe fn add(self, b: Self) -> Self {
+        self + b
+    }
+    #[inline(always)]
+    unsafe fn sub(self, b: Self) -> Self {
+        self - b
+    }
+    #[inline(always)]
+    unsafe fn mul(self, b: Self) -> Self {
+        self * b
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, b: Self, c: Self) -> Self {
+        self * b + c
+    }
+    #[inline(always)]
+    unsafe fn mul_sub(self, b: Self, c: Self) -> Self {
+        self * b - c
+    }
+    #[inline(always)]
+    unsafe fn neg_mul_add(self, b: Self, c: Self) -> Self {
+        c - self * b
+    }
+    #[inline(always)]
+    unsafe fn clamp(self, min: Self, max: Self) -> Self {
+        let v = self.simd_lt(min).select(min, self);
+        v.simd_gt(max).select(max, v)
+    }
+}
+
+/// 8 channels on AVX2 + FMA.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    // SAFETY (all blocks): the trait's contract: the tier is present; addresses are the caller's.
+    impl super::Vector for __m256 {
+        const LANES: usize = 8;
+
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            // SAFETY: see above.
+            unsafe { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            // SAFETY: see above.
+            unsafe { _mm256_storeu_ps(p, self) }
+        }
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: see above.
+            unsafe { _mm256_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { _mm256_add_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { _mm256_sub_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { _mm256_mul_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(self, b: Self, c: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { _mm256_fmadd_ps(self, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn mul_sub(self, b: Self, c: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { _mm256_fmsub_ps(self, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn neg_mul_add(self, b: Self, c: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { _mm256_fnmadd_ps(self, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn clamp(self, min: Self, max: Self) -> Self {
+            // SAFETY: see above. The second operand is returned when one is NaN: NaN passes.
+            unsafe { _mm256_min_ps(max, _mm256_max_ps(min, self)) }
+        }
+    }
+}

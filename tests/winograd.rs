@@ -1,0 +1,387 @@
+//! Winograd: the transforms of every kernel against plain matrix products in f64, and whole
+//! convolutions against a direct sum in f64.
+
+mod common;
+
+use common::{Rng, winograd_f2_tolerance, winograd_f4_tolerance};
+use skipstone_kernels::layout::{C_BLOCK, LayoutTag, OC_PANEL};
+use skipstone_kernels::pack::{ConvGeometry, pack};
+use skipstone_kernels::registry;
+use skipstone_kernels::sconv::PanelArgs;
+use skipstone_kernels::winograd::reference::{
+    Matrix, filter_matrix, input_matrix, output_matrix, sandwich,
+};
+use skipstone_kernels::winograd::{
+    FilterArgs, InputArgs, Kernel, OutputArgs, Tile, Variant, point_stride,
+};
+
+/// 16 floats on a cache line, so that a `Vec` of them is aligned as the kernels ask.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Line([f32; 16]);
+
+fn lines(len: usize, fill: f32) -> Vec<Line> {
+    vec![Line([fill; 16]); len.div_ceil(16)]
+}
+
+fn flat(lines: &[Line]) -> &[f32] {
+    // SAFETY: `Line` is 16 floats without padding.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 16) }
+}
+
+fn available() -> impl Iterator<Item = Kernel> {
+    registry::WINOGRAD.iter().copied().filter(|k| k.isa.is_available())
+}
+
+/// Rounding of one transform: a few operations on values whose magnitudes add up to `magnitude`.
+fn transform_tolerance(magnitude: f64) -> f64 {
+    4.0 * 2f64.powi(-24) * magnitude + 1e-30
+}
+
+/// `l * x * l^T`, and the same with absolute values: the magnitude of what is added.
+fn expected(l: &Matrix, x: &Matrix) -> (Matrix, Matrix) {
+    let abs = |m: &Matrix| m.iter().map(|r| r.iter().map(|v| v.abs()).collect()).collect();
+    (sandwich(l, x), sandwich(&abs(l), &abs(x)))
+}
+
+fn grid(rows: usize, columns: usize, f: impl Fn(usize, usize) -> f32) -> Matrix {
+    (0..rows).map(|i| (0..columns).map(|j| f64::from(f(i, j))).collect()).collect()
+}
+
+const GUARD: f32 = 12345.0;
+
+#[test]
+fn transform_filter_is_its_matrix() {
+    let mut rng = Rng(1);
+    for kernel in available() {
+        let (t, g) = (kernel.variant.t(), filter_matrix(kernel.variant));
+        for nb_blocks in [1, 3] {
+            let tap = C_BLOCK * OC_PANEL;
+            let src = rng.vec(nb_blocks * 9 * tap);
+            let len = nb_blocks * tap;
+            let stride = point_stride(len);
+            let mut dst = lines(t * t * stride, GUARD);
+            let args = FilterArgs {
+                src: src.as_ptr(),
+                nb_blocks,
+                dst: dst.as_mut_ptr().cast(),
+                point_stride: stride,
+            };
+            // SAFETY: the kernel is available, and the buffers have the lengths of the contract.
+            unsafe { kernel.transform_filter_raw(&args) };
+            let u = flat(&dst);
+            for at in 0..len {
+                let (block, lane) = (at / tap, at % tap);
+                let filter = grid(3, 3, |i, j| src[(block * 9 + 3 * i + j) * tap + lane]);
+                let (value, magnitude) = expected(&g, &filter);
+                for p in 0..t * t {
+                    let (found, expected) = (f64::from(u[p * stride + at]), value[p / t][p % t]);
+                    assert!(
+                        (found - expected).abs() <= transform_tolerance(magnitude[p / t][p % t]),
+                        "{} point {p} at {at}: {found}, expected {expected}",
+                        kernel.name
+                    );
+                }
+            }
+            for p in 0..t * t {
+                assert!(u[p * stride + len..(p + 1) * stride].iter().all(|v| *v == GUARD));
+            }
+        }
+    }
+}
+
+#[test]
+fn transform_input_is_its_matrix_and_reads_only_what_exists() {
+    let mut rng = Rng(2);
+    for kernel in available() {
+        let (t, b) = (kernel.variant.t(), input_matrix(kernel.variant));
+        let (height, width, nb_blocks) = (t + 3, t + 5, 2);
+        let (row_stride, plane_stride) = (width * C_BLOCK, height * width * C_BLOCK);
+        let src = rng.vec(nb_blocks * plane_stride);
+        // Every extent that a tile can have, each with its corner so that the rest is outside.
+        let tiles: Vec<Tile> = (1..=t)
+            .flat_map(|rows| (1..=t).map(move |columns| (rows, columns)))
+            .map(|(rows, columns)| {
+                let (y, x) = (if rows == t { 1 } else { height - rows }, width - columns);
+                Tile {
+                    src: (y * row_stride + x * C_BLOCK) as u32,
+                    dst: 0,
+                    res: 0,
+                    src_extent: [rows as u8, columns as u8],
+                    dst_extent: [1, 1],
+                }
+            })
+            .collect();
+        let block_stride = tiles.len() * C_BLOCK;
+        let stride = point_stride(nb_blocks * block_stride);
+        let mut dst = lines(t * t * stride, GUARD);
+        let args = InputArgs {
+            src: src.as_ptr(),
+            row_stride,
+            plane_stride,
+            nb_blocks,
+            tiles: tiles.as_ptr(),
+            nb_tiles: tiles.len(),
+            dst: dst.as_mut_ptr().cast(),
+            block_stride,
+            point_stride: stride,
+        };
+        // SAFETY: the kernel is available, and the buffers have the lengths of the contract.
+        unsafe { kernel.transform_input_raw(&args) };
+        let v = flat(&dst);
+        for block in 0..nb_blocks {
+            for (index, tile) in tiles.iter().enumerate() {
+                for c in 0..C_BLOCK {
+                    let [rows, columns] = tile.src_extent.map(usize::from);
+                    let d = grid(t, t, |i, j| {
+                        let at = block * plane_stride + tile.src as usize + c;
+                        let exists = i < rows && j < columns;
+                        if exists { src[at + i * row_stride + j * C_BLOCK] } else { 0.0 }
+                    });
+                    let (value, magnitude) = expected(&b, &d);
+                    for p in 0..t * t {
+                        let at = p * stride + block * block_stride + index * C_BLOCK + c;
+                        let (found, expected) = (f64::from(v[at]), value[p / t][p % t]);
+                        let tolerance = transform_tolerance(magnitude[p / t][p % t]);
+                        assert!(
+                            (found - expected).abs() <= tolerance,
+                            "{} point {p} of {tile:?}: {found}, expected {expected}",
+                            kernel.name
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn transform_output_is_its_matrix_and_writes_only_what_exists() {
+    let mut rng = Rng(3);
+    for kernel in available() {
+        let (t, m, a) = (kernel.variant.t(), kernel.variant.m(), output_matrix(kernel.variant));
+        let extents: Vec<[u8; 2]> =
+            (1..=m as u8).flat_map(|r| (1..=m as u8).map(move |c| [r, c])).collect();
+        let nb_tiles = extents.len();
+        let stride = point_stride(nb_tiles * OC_PANEL);
+        let mut src = lines(t * t * stride, 0.0);
+        src.iter_mut().for_each(|line| line.0 = std::array::from_fn(|_| rng.f32()));
+        let bias: [f32; 16] = std::array::from_fn(|_| rng.f32());
+        // Tiles one after the other in a single row of tiles, a frame of one pixel around each.
+        let row_stride = nb_tiles * (m + 1) * C_BLOCK + 8;
+        let block_stride = (m + 1) * row_stride;
+        let tiles: Vec<Tile> = extents
+            .iter()
+            .enumerate()
+            .map(|(i, &dst_extent)| Tile {
+                src: 0,
+                dst: (i * (m + 1) * C_BLOCK + 8) as u32,
+                res: (i * (m + 1) * C_BLOCK) as u32,
+                src_extent: [t as u8; 2],
+                dst_extent,
+            })
+            .collect();
+        let res = rng.vec(2 * block_stride);
+        for (nb_blocks, residual) in [(1, false), (1, true), (2, false), (2, true)] {
+            let clamp = [-0.5, 1.5];
+            let mut dst = vec![GUARD; 2 * block_stride];
+            let args = OutputArgs {
+                src: src.as_ptr().cast(),
+                point_stride: stride,
+                tiles: tiles.as_ptr(),
+                nb_tiles,
+                bias: bias.as_ptr(),
+                dst: dst.as_mut_ptr(),
+                dst_row_stride: row_stride,
+                dst_block_stride: block_stride,
+                nb_blocks,
+                residual: if residual { res.as_ptr() } else { std::ptr::null() },
+                res_row_stride: row_stride,
+                res_block_stride: block_stride,
+                clamp,
+            };
+            // SAFETY: the kernel is available, and the buffers have the lengths of the contract.
+            unsafe { kernel.transform_output_raw(&args) };
+            for (index, tile) in tiles.iter().enumerate() {
+                for c in 0..nb_blocks * C_BLOCK {
+                    let products =
+                        grid(t, t, |i, j| flat(&src)[(t * i + j) * stride + index * OC_PANEL + c]);
+                    let (value, magnitude) = expected(&a, &products);
+                    for i in 0..usize::from(tile.dst_extent[0]) {
+                        for j in 0..usize::from(tile.dst_extent[1]) {
+                            let at = c / 8 * block_stride + i * row_stride + j * C_BLOCK + c % 8;
+                            let mut terms = vec![f64::from(bias[c])];
+                            if residual {
+                                terms.push(f64::from(res[tile.res as usize + at]));
+                            }
+                            let sum = value[i][j] + terms.iter().sum::<f64>();
+                            let expected = sum.clamp(clamp[0].into(), clamp[1].into());
+                            let tolerance = transform_tolerance(
+                                magnitude[i][j] + terms.iter().map(|t| t.abs()).sum::<f64>(),
+                            );
+                            let place = &mut dst[tile.dst as usize + at];
+                            let found = f64::from(std::mem::replace(place, GUARD));
+                            assert!(
+                                (found - expected).abs() <= tolerance,
+                                "{} row {i} column {j} of {tile:?}: {found}, expected {expected}",
+                                kernel.name
+                            );
+                        }
+                    }
+                }
+            }
+            assert!(dst.iter().all(|v| *v == GUARD), "{} wrote outside its tiles", kernel.name);
+        }
+    }
+}
+
+/// One convolution of an image by the kernels alone, no blocking: `[oc][h][w]`.
+fn convolve(kernel: Kernel, [oc, ic, h, w]: [usize; 4], x: &[f32], g: &[f32]) -> Vec<f32> {
+    let (variant, nb_points) = (kernel.variant, kernel.variant.nb_points());
+    let (m, t) = (variant.m(), variant.t());
+    let geometry = ConvGeometry::new(oc, ic, 3, 3, 1).expect("a valid geometry");
+    let mut packed = vec![0.0; geometry.packed_len(LayoutTag::OIhw8i16o)];
+    pack(&geometry, LayoutTag::OIhw8i16o, g, &mut packed);
+    // nChw8c with a frame of one zero.
+    let ic_blocks = ic.div_ceil(C_BLOCK);
+    let (row_stride, plane_stride) = ((w + 2) * C_BLOCK, (h + 2) * (w + 2) * C_BLOCK);
+    let mut src = vec![0.0; ic_blocks * plane_stride];
+    for (i, v) in x.iter().enumerate() {
+        let (c, y, x) = (i / (h * w), i / w % h, i % w);
+        let at = c / 8 * plane_stride + (y + 1) * row_stride + (x + 1) * C_BLOCK + c % 8;
+        src[at] = *v;
+    }
+    let (rows, columns) = (h.div_ceil(m), w.div_ceil(m));
+    let (dst_row, dst_block) = (w * C_BLOCK, h * w * C_BLOCK);
+    let tiles: Vec<Tile> = (0..rows * columns)
+        .map(|i| {
+            let (y, x) = (i / columns * m, i % columns * m);
+            Tile {
+                src: (y * row_stride + x * C_BLOCK) as u32,
+                dst: (y * dst_row + x * C_BLOCK) as u32,
+                res: 0,
+                src_extent: [(h + 2 - y).min(t) as u8, (w + 2 - x).min(t) as u8],
+                dst_extent: [(h - y).min(m) as u8, (w - x).min(m) as u8],
+            }
+        })
+        .collect();
+    let nb_tiles = tiles.len();
+    let v_stride = point_stride(ic_blocks * nb_tiles * C_BLOCK);
+    let mut v = lines(nb_points * v_stride, f32::NAN);
+    // SAFETY: the kernel is available, and the buffers have the lengths of the contract.
+    unsafe {
+        kernel.transform_input_raw(&InputArgs {
+            src: src.as_ptr(),
+            row_stride,
+            plane_stride,
+            nb_blocks: ic_blocks,
+            tiles: tiles.as_ptr(),
+            nb_tiles,
+            dst: v.as_mut_ptr().cast(),
+            block_stride: nb_tiles * C_BLOCK,
+            point_stride: v_stride,
+        });
+    }
+    let nb_panels = geometry.nb_panels();
+    let mut dst = vec![0.0; oc.div_ceil(C_BLOCK) * dst_block];
+    let sconv = registry::sconv(kernel.isa);
+    let pixels: Vec<u32> = (0..nb_tiles).map(|t| (t * C_BLOCK) as u32).collect();
+    let taps: Vec<u32> = (0..ic_blocks).map(|b| (b * nb_tiles * C_BLOCK) as u32).collect();
+    for panel in 0..nb_panels {
+        let u_stride = point_stride(ic_blocks * C_BLOCK * OC_PANEL);
+        let mut u = lines(nb_points * u_stride, f32::NAN);
+        let m_stride = point_stride(nb_tiles * OC_PANEL);
+        let mut products = lines(nb_points * m_stride, f32::NAN);
+        let nb_blocks = (oc.div_ceil(C_BLOCK) - 2 * panel).min(2);
+        // SAFETY: the kernels are available, and the buffers have the lengths of the contracts.
+        unsafe {
+            kernel.transform_filter_raw(&FilterArgs {
+                src: packed.as_ptr().add(panel * geometry.panel_len(LayoutTag::OIhw8i16o)),
+                nb_blocks: ic_blocks,
+                dst: u.as_mut_ptr().cast(),
+                point_stride: u_stride,
+            });
+            for p in 0..nb_points {
+                let products = products.as_mut_ptr().cast::<f32>();
+                sconv.run_raw(&PanelArgs {
+                    src: v.as_ptr().cast::<f32>().add(p * v_stride),
+                    src_pixels: pixels.as_ptr(),
+                    nb_pixels: nb_tiles,
+                    taps: taps.as_ptr(),
+                    nb_taps: taps.len(),
+                    tap_len: C_BLOCK,
+                    weights: u.as_ptr().cast::<f32>().add(p * u_stride),
+                    next_weights: u.as_ptr().cast(),
+                    bias: [0.0; 16].as_ptr(),
+                    dst: std::ptr::null_mut(),
+                    dst_pixels: std::ptr::null(),
+                    dst_block_stride: 0,
+                    nb_blocks: 2,
+                    residual: std::ptr::null(),
+                    res_pixels: std::ptr::null(),
+                    res_block_stride: 0,
+                    clamp: [0.0; 2],
+                    partial: products.add(p * m_stride),
+                    first: true,
+                    last: false,
+                });
+            }
+            kernel.transform_output_raw(&OutputArgs {
+                src: products.as_ptr().cast(),
+                point_stride: m_stride,
+                tiles: tiles.as_ptr(),
+                nb_tiles,
+                bias: [0.0; 16].as_ptr(),
+                dst: dst.as_mut_ptr().add(2 * panel * dst_block),
+                dst_row_stride: dst_row,
+                dst_block_stride: dst_block,
+                nb_blocks,
+                residual: std::ptr::null(),
+                res_row_stride: 0,
+                res_block_stride: 0,
+                clamp: [f32::NEG_INFINITY, f32::INFINITY],
+            });
+        }
+    }
+    let at = |i: usize| {
+        let (c, y, x) = (i / (h * w), i / w % h, i % w);
+        c / 8 * dst_block + y * dst_row + x * C_BLOCK + c % 8
+    };
+    (0..oc * h * w).map(|i| dst[at(i)]).collect()
+}
+
+#[test]
+fn kernels_convolve_within_the_variants_tolerance() {
+    let mut rng = Rng(4);
+    let sizes = [[16, 64, 14, 14], [20, 9, 7, 7], [5, 256, 6, 9], [40, 24, 1, 1], [16, 512, 7, 7]];
+    for [oc, ic, h, w] in sizes {
+        // Inputs as after a ReLU, weights as in a trained layer.
+        let x: Vec<f32> = (0..ic * h * w).map(|_| rng.normal().max(0.0)).collect();
+        let scale = (2.0 / (9 * ic) as f32).sqrt();
+        let g: Vec<f32> = (0..oc * ic * 9).map(|_| rng.normal() * scale).collect();
+        let mut exact = vec![0.0; oc * h * w];
+        for (i, y) in exact.iter_mut().enumerate() {
+            let (o, oh, ow) = (i / (h * w), i / w % h, i % w);
+            for c in 0..ic {
+                for (a, b) in (0..9).map(|k| (k / 3, k % 3)) {
+                    let (y_in, x_in) = ((oh + a).wrapping_sub(1), (ow + b).wrapping_sub(1));
+                    if y_in < h && x_in < w {
+                        *y += f64::from(x[(c * h + y_in) * w + x_in])
+                            * f64::from(g[(o * ic + c) * 9 + 3 * a + b]);
+                    }
+                }
+            }
+        }
+        let largest = exact.iter().fold(0.0, |a: f64, v| a.max(v.abs()));
+        for kernel in available() {
+            let found = convolve(kernel, [oc, ic, h, w], &x, &g);
+            let error = found.iter().zip(&exact).map(|(f, e)| (f64::from(*f) - e).abs());
+            let error = error.fold(0.0, f64::max) / largest;
+            let tolerance = match kernel.variant {
+                Variant::F2 => winograd_f2_tolerance(),
+                Variant::F4 => winograd_f4_tolerance(),
+            };
+            assert!(error <= tolerance, "{} {oc} {ic} {h}x{w}: {error:e}", kernel.name);
+        }
+    }
+}
