@@ -1,3 +1,68 @@
-//! The `skipstone` command. STUB: being written.
+//! The `skipstone` command: pack, inspect, classify, run, measure.
 
-fn main() {}
+mod bench;
+mod classify;
+mod completions;
+mod convert;
+mod doctor;
+mod exit;
+mod inspect;
+mod layers;
+mod model;
+mod npy;
+mod run;
+mod synth;
+mod system;
+mod ui;
+mod units;
+mod verify;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Exit;
+use crate::ui::{Ui, UiArgs};
+
+/// SIMD CPU inference for the ResNet family.
+#[derive(Parser)]
+#[command(name = "skipstone", version, after_help = exit::HELP, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    ui: UiArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    #[command(visible_alias = "pack")]
+    Convert(convert::Args),
+    Inspect(inspect::Args),
+    Classify(classify::Args),
+    Run(run::Args),
+    Bench(bench::Args),
+    Synth(synth::Args),
+    Verify(verify::Args),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
+}
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    let cli = Cli::parse();
+    let ui = Ui::new(&cli.ui, started);
+    let exit = exit::guard(&ui, || match &cli.verb {
+        Verb::Convert(args) => convert::run(args, &ui),
+        Verb::Inspect(args) => inspect::run(args, &ui),
+        Verb::Classify(args) => classify::run(args, &ui),
+        Verb::Run(args) => run::run(args, &ui),
+        Verb::Bench(args) => bench::run(args, &ui),
+        Verb::Synth(args) => synth::run(args, &ui),
+        Verb::Verify(args) => verify::run(args, &ui),
+        Verb::Doctor(args) => doctor::run(args, &ui),
+        Verb::Completions(args) => completions::run::<Cli>(args).map(|()| Exit::Ok),
+    });
+    exit.into()
+}

@@ -1,0 +1,335 @@
+//! `classify`: the classes of photographs.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+
+use anyhow::{bail, ensure};
+use indicatif::ProgressBar;
+use serde::Serialize;
+use skipstone::graph::{Graph, Op, Port, Shape};
+use skipstone::image::{Limits, decode};
+use skipstone::recipe::Resize;
+use skipstone::{Executor, ExecutorOptions, Model, Recipe};
+
+#[cfg(not(feature = "embedded"))]
+use crate::exit::UsageError;
+use crate::exit::{Exit, Hinted};
+use crate::model::{OpenArgs, ThreadArgs};
+use crate::ui::Ui;
+use crate::units;
+
+/// Images decoded ahead of the one that runs.
+const READ_AHEAD: usize = 2;
+/// Larger image files are not read.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// Classify photographs
+///
+/// Each JPEG or PNG file is prepared by the model's own recipe. Of a folder, all images in it and
+/// below it are taken. An image that cannot be read does not stop the others, but the exit code is 1.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Image files or folders; `-` reads one image from stdin
+    #[arg(required = true, value_name = "IMAGE|FOLDER")]
+    images: Vec<PathBuf>,
+    /// A packed model with a recipe [default: the built-in open_nsfw]
+    #[arg(short, long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    /// Classes per image
+    #[arg(short = 'k', long, value_name = "K", default_value_t = 5, value_parser = units::parse_positive)]
+    topk: usize,
+    /// Print one JSON array with an object per image
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    threads: ThreadArgs,
+    #[command(flatten)]
+    open: OpenArgs,
+}
+
+/// One image's result.
+#[derive(Serialize)]
+struct Report<'a> {
+    file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classes: Option<Vec<Class<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Class<'a> {
+    index: usize,
+    label: Option<&'a str>,
+    score: f32,
+}
+
+/// Something to classify, or why it cannot be.
+struct Source {
+    path: PathBuf,
+    problem: Option<String>,
+}
+
+/// How the network's last layer relates to probabilities.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Scores {
+    Logits,
+    LogProbabilities,
+    Probabilities,
+}
+
+pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
+    let model = open(args)?;
+    let Some(recipe) = model.recipe() else {
+        let error = skipstone::Error::invalid("the model has no preprocessing recipe");
+        let hint = "convert it with --recipe, e.g. --recipe imagenet".to_owned();
+        return Err(Hinted { error, hint }.into());
+    };
+    let graph = model.graph();
+    let [port] = graph.inputs.as_slice() else {
+        bail!("the model has {} inputs, expected one image", graph.inputs.len());
+    };
+    let classes = graph.outputs[0].shape;
+    ensure!(classes.h * classes.w == 1, "the model's output is {classes}, expected classes");
+    let input_size = input_size(recipe);
+    let shape = match input_size {
+        Some([h, w]) => Shape { h, w, ..port.shape },
+        None => port.shape,
+    };
+    let sources = list(&args.images);
+
+    thread::scope(|scope| {
+        let (sender, inputs) = sync_channel(READ_AHEAD);
+        // Reading and decoding go on beside planning and inference.
+        let sources = &sources;
+        scope.spawn(move || {
+            for source in sources {
+                if sender.send(read(source, recipe, port, shape)).is_err() {
+                    return;
+                }
+            }
+        });
+        let runtime = args.threads.start(ui)?;
+        let options = ExecutorOptions { input_size, ..Default::default() };
+        let executor = Executor::new(&runtime, &model, &options)?;
+        classify(args, ui, &model, executor, sources, inputs)
+    })
+}
+
+#[cfg(feature = "embedded")]
+fn open(args: &Args) -> anyhow::Result<Model> {
+    static OPEN_NSFW: &[u8] = include_bytes!("../assets/open_nsfw.skip");
+    match &args.model {
+        Some(path) => args.open.open(path),
+        None => Ok(Model::from_bytes(OPEN_NSFW)?),
+    }
+}
+
+#[cfg(not(feature = "embedded"))]
+fn open(args: &Args) -> anyhow::Result<Model> {
+    let none = || UsageError("this build has no model of its own: use --model".to_owned());
+    args.open.open(args.model.as_deref().ok_or_else(none)?)
+}
+
+/// Height and width that the recipe gives every image, if it does.
+fn input_size(recipe: &Recipe) -> Option<[usize; 2]> {
+    let size = match (recipe.crop, recipe.resize) {
+        (Some(crop), _) => Some(crop),
+        (None, Some(Resize::Exact { height, width })) => Some([height, width]),
+        _ => None,
+    };
+    size.map(|size| size.map(|n| n as usize))
+}
+
+/// Files as they are given, and the images in folders, in order.
+fn list(paths: &[PathBuf]) -> Vec<Source> {
+    let mut sources = vec![];
+    for path in paths {
+        let before = sources.len();
+        if !path.is_dir() {
+            sources.push(Source { path: path.clone(), problem: None });
+        } else if let Err(error) = list_folder(path, &mut sources) {
+            sources.push(Source { path: path.clone(), problem: Some(error.to_string()) });
+        } else if sources.len() == before {
+            let problem = Some("no JPEG or PNG files in this folder".to_owned());
+            sources.push(Source { path: path.clone(), problem });
+        }
+    }
+    sources
+}
+
+fn list_folder(folder: &Path, sources: &mut Vec<Source>) -> std::io::Result<()> {
+    let mut entries = fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
+    entries.sort_by_key(fs::DirEntry::path);
+    for entry in entries {
+        let path = entry.path();
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        // A folder behind a link is left out: it could be this one.
+        if entry.file_type()?.is_dir() {
+            list_folder(&path, sources)?;
+        } else if ["jpg", "jpeg", "png"].iter().any(|e| extension.eq_ignore_ascii_case(e)) {
+            sources.push(Source { path, problem: None });
+        }
+    }
+    Ok(())
+}
+
+/// Reads an image as the network's input of this shape.
+fn read(source: &Source, recipe: &Recipe, port: &Port, shape: Shape) -> anyhow::Result<Vec<f32>> {
+    if let Some(problem) = &source.problem {
+        bail!("{problem}");
+    }
+    let bytes = if source.path == Path::new("-") {
+        read_limited(std::io::stdin())?
+    } else {
+        read_limited(fs::File::open(&source.path)?)?
+    };
+    let pixels = recipe.prepare(&decode(&bytes, &Limits::default())?)?;
+    ensure!(
+        (pixels.height(), pixels.width()) == (shape.h, shape.w),
+        "the recipe makes {}x{} of this image, the network takes {}x{}",
+        pixels.height(),
+        pixels.width(),
+        shape.h,
+        shape.w
+    );
+    let mut input = vec![0.0; shape.len()];
+    recipe.write_tensor(&pixels, &port.axes, &mut input)?;
+    Ok(input)
+}
+
+fn read_limited(file: impl Read) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = vec![];
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    ensure!(bytes.len() as u64 <= MAX_FILE_BYTES, "larger than {}", units::bytes(MAX_FILE_BYTES));
+    Ok(bytes)
+}
+
+/// Runs and prints image after image.
+fn classify(
+    args: &Args,
+    ui: &Ui,
+    model: &Model,
+    mut executor: Executor,
+    sources: &[Source],
+    inputs: Receiver<anyhow::Result<Vec<f32>>>,
+) -> anyhow::Result<Exit> {
+    let kind = Scores::of(model.graph());
+    let count = sources.len();
+    let progress = if count > 1 { ui.progress(count) } else { ProgressBar::hidden() };
+    let mut out = ui.stdout();
+    let mut exit = Exit::Ok;
+    for (i, (source, input)) in sources.iter().zip(inputs).enumerate() {
+        let file = source.path.display().to_string();
+        progress.set_message(file.clone());
+        let mut report = Report { file, classes: None, error: None };
+        match input {
+            Ok(input) => {
+                executor.run(&[&input])?;
+                ui.detail(&format!("{}: after {:.1} ms", report.file, units::ms(ui.elapsed())));
+                let scores = kind.probabilities(executor.output(0));
+                report.classes = Some(top(&scores, args.topk, model.labels()));
+            }
+            Err(error) => {
+                exit = Exit::Failure;
+                progress.suspend(|| ui.error(&format!("{}: {error:#}", report.file)));
+                report.error = Some(format!("{error:#}"));
+            }
+        }
+        // The progress bar and the data may share a terminal.
+        progress.suspend(|| {
+            if args.json {
+                out.write_all(if i == 0 { b"[\n" } else { b",\n" })?;
+                serde_json::to_writer(&mut out, &report).map_err(std::io::Error::from)?;
+            } else {
+                report.print(&mut out)?;
+            }
+            out.flush()
+        })?;
+        progress.inc(1);
+    }
+    if args.json {
+        writeln!(out, "\n]")?;
+    }
+    out.flush()?;
+    progress.finish_and_clear();
+    Ok(exit)
+}
+
+impl Report<'_> {
+    fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let Some(classes) = &self.classes else { return Ok(()) };
+        writeln!(out, "{}", self.file)?;
+        for Class { index, label, score } in classes {
+            match label {
+                Some(label) => writeln!(out, "  {score:.4}  {label}")?,
+                None => writeln!(out, "  {score:.4}  class {index}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Scores {
+    /// By the operator behind output 0.
+    fn of(graph: &Graph) -> Self {
+        let mut value = graph.outputs[0].value;
+        while let Some(index) = graph.node_of(value) {
+            let node = &graph.nodes[index];
+            match node.op {
+                Op::Softmax { log: false } => return Self::Probabilities,
+                Op::Softmax { log: true } => return Self::LogProbabilities,
+                Op::Flatten { .. } => value = node.inputs[0],
+                _ => break,
+            }
+        }
+        Self::Logits
+    }
+
+    fn probabilities(self, output: &[f32]) -> Vec<f32> {
+        match self {
+            Self::Probabilities => output.to_vec(),
+            Self::LogProbabilities => output.iter().map(|v| v.exp()).collect(),
+            Self::Logits => {
+                let max = output.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let powers: Vec<_> = output.iter().map(|v| (v - max).exp()).collect();
+                let sum: f32 = powers.iter().sum();
+                powers.iter().map(|p| p / sum).collect()
+            }
+        }
+    }
+}
+
+/// The best `k` classes, best first; of equal ones the first.
+fn top<'a>(scores: &[f32], k: usize, labels: Option<&'a [String]>) -> Vec<Class<'a>> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    let label = |index: usize| labels.and_then(|l| l.get(index)).map(String::as_str);
+    let best = order.into_iter().take(k);
+    best.map(|index| Class { index, label: label(index), score: scores[index] }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_become_probabilities() {
+        let found = Scores::Logits.probabilities(&[1000.0, 1000.0 + 3f32.ln(), -1000.0]);
+        for (found, expected) in found.iter().zip([0.25, 0.75, 0.0]) {
+            assert!((found - expected).abs() < 1e-4, "{found}");
+        }
+    }
+
+    #[test]
+    fn the_best_come_first() {
+        let labels: Vec<String> = ["a", "b", "c", "d"].map(String::from).into();
+        let best = top(&[0.1, 0.4, 0.1, 0.4], 3, Some(&labels));
+        assert_eq!(best.iter().map(|c| c.index).collect::<Vec<_>>(), [1, 3, 0]);
+        assert_eq!(best[0].label, Some("b"));
+        assert_eq!(top(&[0.5, 0.5], 9, None).len(), 2);
+    }
+}

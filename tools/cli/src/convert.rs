@@ -1,0 +1,228 @@
+//! `convert`: from ONNX or safetensors to a packed model.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use clap::ValueEnum;
+use indicatif::ProgressBar;
+use prost::Message;
+use skipstone::format::{self, PackOptions, TestVector, WeightDtype};
+use skipstone::graph::{Network, fuse};
+use skipstone::import::{ImportOptions, onnx};
+use skipstone::recipe::Resize;
+use skipstone::{Error, Isa, Model, Recipe, Runtime};
+
+use crate::exit::{Exit, UsageError};
+use crate::model::{describe_port, macs, nb_parameters};
+use crate::ui::Ui;
+use crate::units;
+use crate::verify::outputs;
+
+/// Start of the self-test's generated input.
+const SELF_TEST_SEED: u64 = 1;
+
+/// Pack a trained network
+///
+/// Batch normalisations, activations and residual additions are folded into the convolutions, and
+/// weights are laid out as the kernels read them. The same input and options give the same bytes.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// An ONNX file (opset 7 to 21), or safetensors with torchvision's names and --arch
+    #[arg(value_name = "FILE.onnx|FILE.safetensors")]
+    input: PathBuf,
+    /// File to write [default: the input with the extension .skip]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// What the weights of a safetensors file are, e.g. resnet50; see `synth --list`
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<String>,
+    /// Element type of the stored weights; the arithmetic is always f32
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+    /// Class names, one per line, index order
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// How images are prepared: imagenet, imagenet-v2, caffe, or a JSON file
+    ///
+    /// A named recipe is scaled to the network's input where that is not 224x224.
+    #[arg(long, value_name = "NAME|FILE.json")]
+    recipe: Option<String>,
+    /// Height and width of the input where the file leaves them open [default: 224x224]
+    #[arg(long, value_name = "HxW", value_parser = units::parse_size)]
+    input_size: Option<[usize; 2]>,
+    /// The weights' licence, kept in the file
+    #[arg(long, value_name = "TEXT")]
+    license: Option<String>,
+    /// Store outputs for a generated input, for `verify` to check a machine's kernels with
+    #[arg(long)]
+    self_test: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    F16,
+}
+
+/// A network, and where it comes from.
+struct Source {
+    network: Network,
+    nb_nodes: usize,
+    len: u64,
+    metadata: BTreeMap<String, String>,
+}
+
+pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
+    let output = args.output.clone().unwrap_or_else(|| args.input.with_extension("skip"));
+    if same_file(&args.input, &output) {
+        let message = format!("{}: the output would overwrite the input", output.display());
+        return Err(UsageError(message).into());
+    }
+    let progress = ui.spinner();
+    let source = import(args, &progress)?;
+    let graph = &source.network.graph;
+    let mut options = PackOptions {
+        dtype: match args.dtype {
+            Dtype::F32 => WeightDtype::F32,
+            Dtype::F16 => WeightDtype::F16,
+        },
+        labels: args.labels.as_deref().map(read_labels).transpose()?,
+        recipe: args.recipe.as_deref().map(|r| read_recipe(r, &source.network)).transpose()?,
+        metadata: source.metadata,
+        test_vector: None,
+    };
+    if let Some(license) = &args.license {
+        options.metadata.insert("license".to_owned(), license.clone());
+    }
+    if args.self_test {
+        progress.set_message("running the self-test");
+        let model = Model::from_bytes(&format::to_bytes(&source.network, &options)?)?;
+        // The kernels that are the same on every machine, and not those that are to be checked.
+        let runtime = Runtime::builder().isa(Isa::Portable).build()?;
+        let outputs = outputs(&runtime, &model, SELF_TEST_SEED)?;
+        options.test_vector = Some(TestVector { seed: SELF_TEST_SEED, outputs });
+    }
+    progress.set_message(format!("writing {}", output.display()));
+    format::write(&source.network, &options, &output)?;
+    progress.finish_and_clear();
+
+    let written = fs::metadata(&output).with_context(|| output.display().to_string())?.len();
+    let mut out = ui.stdout();
+    writeln!(
+        out,
+        "{}: {} nodes of {} left, {} parameters, {} MACs per image, {} (source {})",
+        output.display(),
+        graph.nodes.len(),
+        source.nb_nodes,
+        units::count(nb_parameters(graph)),
+        units::count(macs(graph)?),
+        units::bytes(written),
+        units::bytes(source.len),
+    )?;
+    for port in &graph.inputs {
+        writeln!(out, "input   {}", describe_port(port, 1))?;
+    }
+    for port in &graph.outputs {
+        writeln!(out, "output  {}", describe_port(port, 1))?;
+    }
+    out.flush()?;
+    if options.recipe.is_none() {
+        ui.note("no --recipe: the model takes arrays (`run`), not photographs (`classify`)");
+    }
+    Ok(Exit::Ok)
+}
+
+fn same_file(input: &Path, output: &Path) -> bool {
+    input == output
+        || fs::canonicalize(input)
+            .is_ok_and(|input| fs::canonicalize(output).is_ok_and(|output| input == output))
+}
+
+fn import(args: &Args, progress: &ProgressBar) -> anyhow::Result<Source> {
+    let path = &args.input;
+    progress.set_message(format!("reading {}", path.display()));
+    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let len = bytes.len() as u64;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let metadata = BTreeMap::from([
+        ("converter".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION"))),
+        ("source".to_owned(), name),
+        ("source-blake3".to_owned(), blake3::hash(&bytes).to_hex().to_string()),
+    ]);
+    let import = || {
+        // Weights stay where they are in the file's bytes until they are used.
+        let model = onnx::proto::ModelProto::decode(Bytes::from(bytes))
+            .map_err(|e| Error::format("not an ONNX model").caused_by(e))?;
+        let nb_nodes = model.graph.as_ref().map_or(0, |g| g.node.len());
+        progress.set_message("folding and fusing");
+        let options = ImportOptions { input_size: args.input_size };
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let mut network = onnx::network(model, Some(folder.unwrap_or(Path::new("."))), &options)?;
+        fuse::fuse(&mut network)?;
+        Ok((network, nb_nodes))
+    };
+    let (network, nb_nodes) = import().map_err(|e: Error| e.in_file(path))?;
+    Ok(Source { network, nb_nodes, len, metadata })
+}
+
+fn read_labels(path: &Path) -> anyhow::Result<Vec<String>> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let labels: Vec<_> = text.lines().map(|line| line.trim().to_owned()).collect();
+    ensure!(!labels.is_empty(), "{}: no labels", path.display());
+    Ok(labels)
+}
+
+/// A recipe by name, scaled to the network's input, or from a file.
+fn read_recipe(name: &str, network: &Network) -> anyhow::Result<Recipe> {
+    let presets = Recipe::presets();
+    let Some((_, mut recipe)) = presets.into_iter().find(|(preset, _)| *preset == name) else {
+        let json = fs::read_to_string(name).with_context(|| {
+            let names = Recipe::presets().map(|(preset, _)| preset).join(", ");
+            format!("recipe '{name}' is none of {names}, and not a file")
+        })?;
+        return Ok(Recipe::from_json(&json).map_err(|e| e.in_file(name))?);
+    };
+    if let (Some(port), Some(crop)) = (network.graph.inputs.first(), recipe.crop) {
+        let size = [port.shape.h as u32, port.shape.w as u32];
+        // As much of the image is cut off as at the recipe's own size.
+        let scaled = |n: u32, axis: usize| (n * size[axis] + crop[axis] / 2) / crop[axis];
+        let short = if size[0] < size[1] { 0 } else { 1 };
+        recipe.resize = recipe.resize.map(|resize| match resize {
+            Resize::Exact { height, width } => {
+                Resize::Exact { height: scaled(height, 0), width: scaled(width, 1) }
+            }
+            Resize::ShortSide(n) => Resize::ShortSide(scaled(n, short)),
+            other => other,
+        });
+        recipe.crop = Some(size);
+    }
+    Ok(recipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_recipes_fit_the_network() {
+        let network = |h, w| {
+            let shape = skipstone::graph::Shape::new(3, h, w);
+            let mut network = Network::default();
+            network.graph.inputs = vec![skipstone::graph::Port {
+                name: "x".to_owned(),
+                value: skipstone::graph::ValueId(0),
+                shape,
+                axes: skipstone::graph::AxisOrder::nchw(),
+            }];
+            network
+        };
+        assert_eq!(read_recipe("imagenet", &network(224, 224)).unwrap(), Recipe::imagenet());
+        let small = read_recipe("imagenet", &network(32, 64)).unwrap();
+        assert_eq!((small.resize, small.crop), (Some(Resize::ShortSide(37)), Some([32, 64])));
+        assert!(read_recipe("imagenet-v9", &network(32, 64)).is_err());
+    }
+}
