@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn impossible_recipes_are_refused() {
-        let broken: [(&str, fn(&mut Recipe)); 9] = [
+        type Change = fn(&mut Recipe);
+        let broken: [(&str, Change); 9] = [
             ("resize is 0", |r| r.resize = Some(Resize::ShortSide(0))),
             ("resize is 20000", |r| r.resize = Some(Resize::Exact { height: 20_000, width: 1 })),
             ("crops [300, 224]", |r| r.crop = Some([300, 224])),

@@ -139,7 +139,7 @@ mod header;
 pub(crate) mod reader;
 mod strings;
 mod testvec;
-pub(crate) mod weights;
+mod weights;
 mod writer;
 
 use std::collections::BTreeMap;

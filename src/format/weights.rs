@@ -1,4 +1,4 @@
-//! How constants are stored, and in which order: what writer, reader and planner agree on.
+//! Which constants are weights, and the order of all: what writer and reader agree on.
 
 use skipstone_kernels::layout::LayoutTag;
 use skipstone_kernels::pack::ConvGeometry;
@@ -31,27 +31,14 @@ fn geometry_of(weights: &ConstSpec, groups: usize) -> Result<ConvGeometry> {
     })
 }
 
-/// The layout in which the weights of a convolution or linear layer are stored, because the kernel
-/// that it most likely gets reads it.
-pub(crate) fn preferred_layout(op: &Op, geometry: &ConvGeometry) -> LayoutTag {
-    match op {
-        // A stem: its input, an image, comes with interleaved channels, whose rows of a window are
-        // contiguous only without dilation.
-        Op::Conv(conv) if geometry.ic() <= 4 && conv.groups == 1 && conv.dilation[1] == 1 => {
-            LayoutTag::Ohwi16o
-        }
-        _ => LayoutTag::OIhw8i16o,
-    }
-}
-
-/// How one constant is stored.
+/// A constant and what it is used for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Use {
     pub(super) id: ConstId,
     /// Sizes, for weights of convolutions and linear layers.
     pub(super) geometry: Option<ConvGeometry>,
-    /// Layout a writer chooses.
-    pub(super) layout: LayoutTag,
+    /// Index of the first node that uses it.
+    pub(super) node: usize,
 }
 
 /// All constants in execution order: the order of `WEIGHTS` sections.
@@ -61,7 +48,7 @@ pub(super) struct Use {
 pub(super) fn uses(graph: &Graph) -> Result<Vec<Use>> {
     let mut uses: Vec<Use> = Vec::with_capacity(graph.constants.len());
     let mut place = vec![None; graph.constants.len()];
-    for node in &graph.nodes {
+    for (index, node) in graph.nodes.iter().enumerate() {
         let weights = weights_of(&node.op);
         for id in node.op.constants() {
             let spec = graph.constant(id);
@@ -70,10 +57,8 @@ pub(super) fn uses(graph: &Graph) -> Result<Vec<Use>> {
                 None => {
                     let geometry = groups.map(|groups| geometry_of(spec, groups)).transpose();
                     let geometry = geometry.map_err(|e| e.at_node(node.label()))?;
-                    let layout =
-                        geometry.map_or(LayoutTag::RowMajor, |g| preferred_layout(&node.op, &g));
                     place[id.0 as usize] = Some(uses.len());
-                    uses.push(Use { id, geometry, layout });
+                    uses.push(Use { id, geometry, node: index });
                 }
                 Some(first) if uses[first].geometry.map(|g| g.groups()) != groups => {
                     return Err(Error::unsupported(format!(

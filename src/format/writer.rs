@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytemuck::Pod;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use skipstone_kernels::pack::pack;
+use skipstone_kernels::layout::LayoutTag;
+use skipstone_kernels::pack::{ConvGeometry, pack};
 
 use super::fields::Encoder;
 use super::header::{HEADER_LEN, Header, SectionEntry, SectionKind, section_start};
@@ -16,6 +17,7 @@ use super::weights::{self, Use};
 use super::{PackOptions, WeightDtype, graph, strings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Network;
+use crate::plan::layout::preferred_weight_layout;
 
 /// Serialises `network`; the same input gives the same bytes.
 ///
@@ -144,31 +146,34 @@ fn constant<W: Write + Seek>(
     if let Some(bad) = data.iter().find(|v| !v.is_finite()) {
         return Err(about(format!("has a value {bad}")));
     }
-    if dtype == WeightDtype::F16 && used.geometry.is_some() {
+    let node = &network.graph.nodes[used.node];
+    let packing = used.geometry.map(|g| (g, preferred_weight_layout(&network.graph, node)));
+    if dtype == WeightDtype::F16 && packing.is_some() {
         let mut halves = vec![f16::ZERO; data.len()];
         halves.convert_from_f32_slice(data);
         if let Some(i) = halves.iter().position(|v| v.is_infinite()) {
             return Err(about(format!("has a value {}, too large for f16", data[i])));
         }
-        weights_section(file, used, dtype, &halves)
+        weights_section(file, packing, dtype, &halves)
     } else {
-        weights_section(file, used, WeightDtype::F32, data)
+        weights_section(file, packing, WeightDtype::F32, data)
     }
 }
 
 fn weights_section<T: Pod + Default, W: Write + Seek>(
     file: &mut SectionStream<'_, W>,
-    used: &Use,
+    packing: Option<(ConvGeometry, LayoutTag)>,
     dtype: WeightDtype,
     data: &[T],
 ) -> Result<()> {
-    let len = used.geometry.map_or(data.len(), |g| g.packed_len(used.layout));
+    let len = packing.map_or(data.len(), |(geometry, layout)| geometry.packed_len(layout));
     let mut section = vec![T::default(); weights::section_len(len, dtype)];
-    match &used.geometry {
-        Some(geometry) => pack(geometry, used.layout, data, &mut section[..len]),
+    match packing {
+        Some((geometry, layout)) => pack(&geometry, layout, data, &mut section[..len]),
         None => section[..len].copy_from_slice(data),
     }
-    let (element_code, layout_code) = (dtype as u32, used.layout as u32);
+    let layout = packing.map_or(LayoutTag::RowMajor, |(_, layout)| layout);
+    let (element_code, layout_code) = (dtype as u32, layout as u32);
     let entry = SectionEntry { element_code, layout_code, ..SectionEntry::default() };
     file.put(SectionKind::WEIGHTS, entry, bytemuck::cast_slice(&section))
 }

@@ -19,7 +19,7 @@ use skipstone_kernels::sconv::{Kernel, MR, PanelArgs};
 
 use super::{Act, Layout, Step, Worker, zero_frame};
 use crate::graph::{Clamp, Pad, Shape};
-use crate::plan::weights::Weights;
+use crate::model::Weights;
 use crate::tensor::AlignedBuf;
 
 /// The window's geometry: attributes that place taps and pixels.

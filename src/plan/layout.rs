@@ -3,7 +3,7 @@
 use skipstone_kernels::layout::LayoutTag;
 
 use crate::error::{Error, Result};
-use crate::graph::{ConstSpec, Conv, Graph, Op, Pad, Shape, ValueId};
+use crate::graph::{ConstSpec, Conv, Graph, Node, Op, Pad, Shape, ValueId};
 use crate::ops::conv::WindowAttrs;
 use crate::ops::{Act, Layout};
 
@@ -21,7 +21,7 @@ pub(super) fn activations(graph: &Graph, shapes: &[Shape], batch: usize) -> Resu
         .map(|(v, &shape)| Act {
             batch,
             shape,
-            layout: value_layout(graph, ValueId(v as u32), shape),
+            layout: value_layout(graph, ValueId(v as u32)),
             frame: Pad::default(),
             base: 0,
         })
@@ -78,24 +78,24 @@ pub(super) fn weight_layout(src: Layout) -> LayoutTag {
     }
 }
 
-/// Images of few channels that only convolutions read stay interleaved: blocks of 8 channels would
-/// be mostly padding. Everything else is blocked.
-fn value_layout(graph: &Graph, value: ValueId, shape: Shape) -> Layout {
-    let readers = graph.nodes.iter().filter(|n| n.inputs.contains(&value));
-    let mut nb_readers = 0;
-    for node in readers {
-        match &node.op {
-            Op::Conv(c)
-                if c.groups == 1 && c.dilation[1] == 1 && !node.inputs[1..].contains(&value) =>
-            {
-                nb_readers += 1;
-            }
-            _ => return Layout::Blocked,
-        }
-    }
+/// The layout in which a plan reads the weights of a convolution or linear layer, so that packed
+/// files store it.
+pub(crate) fn preferred_weight_layout(graph: &Graph, node: &Node) -> LayoutTag {
+    weight_layout(value_layout(graph, node.inputs[0]))
+}
+
+/// Input images of few channels that only convolutions read stay interleaved: blocks of 8 channels
+/// would be mostly padding. Everything else is blocked.
+fn value_layout(graph: &Graph, value: ValueId) -> Layout {
+    let Some(port) = graph.inputs.get(value.0 as usize) else { return Layout::Blocked };
+    let stays = |node: &Node| match &node.op {
+        Op::Conv(c) => c.groups == 1 && c.dilation[1] == 1 && !node.inputs[1..].contains(&value),
+        _ => false,
+    };
+    let mut readers = graph.nodes.iter().filter(|n| n.inputs.contains(&value)).peekable();
     let is_output = graph.outputs.iter().any(|p| p.value == value);
-    if graph.node_of(value).is_none() && !is_output && nb_readers > 0 && shape.c <= MAX_INTERLEAVED
-    {
+    let few = port.shape.c <= MAX_INTERLEAVED;
+    if few && !is_output && readers.peek().is_some() && readers.all(stays) {
         Layout::Interleaved
     } else {
         Layout::Blocked

@@ -5,10 +5,9 @@
 //! ([`memory`]) and each node's step: algorithm, kernel, blocks and division over threads
 //! ([`steps`]). What is left to run time is a list of steps.
 
-mod layout;
+pub(crate) mod layout;
 mod memory;
 mod steps;
-pub(crate) mod weights;
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Shape, ValueId};

@@ -7,7 +7,6 @@ use skipstone_kernels::pool::{Reduce, Window};
 use skipstone_kernels::{registry, sconv};
 
 use super::layout::{weight_layout, window};
-use super::weights::Weights;
 use super::{Acts, StepSummary};
 use crate::graph::{
     AxisOrder, Clamp, ConstId, Conv, Linear, Node, Op, Pad, Pool, PoolKind, Port, Shape, ValueId,
@@ -214,8 +213,11 @@ impl<'a> Builder<'a> {
         let geometry = ConvGeometry::new(dst.shape.c, src.shape.c, kh, kw, groups)
             .expect("the graph is validated");
         let layout = weight_layout(src.layout);
-        let weights = Weights::load(self.model, weights, &geometry, layout);
-        self.repacked_bytes += weights.repacked_bytes();
+        let weights = self.model.packed_or_repack(weights, layout);
+        let weights = weights.expect("a convolution's weights have every layout");
+        if weights.is_repacked() {
+            self.repacked_bytes += size_of_val(&*weights);
+        }
         ConvStep::new(ConvSpec {
             kernel: self.sconv,
             geometry,
