@@ -6,11 +6,14 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use skipstone::Model;
 use skipstone::format::{PackOptions, to_bytes};
 use skipstone::import::synth::{SynthOptions, synth};
-use skipstone::import::{ImportOptions, onnx_model};
+use skipstone::graph::fuse::fuse;
+use skipstone::import::{ImportOptions, onnx};
 
 fn packed(arch: &str) -> Vec<u8> {
     let onnx = synth(arch, 1, &SynthOptions::default()).expect("the architecture exists");
-    let network = onnx_model(onnx, None, &ImportOptions::default()).expect("it imports");
+    let mut network =
+        onnx::network(onnx, None, &ImportOptions::default()).expect("the network imports");
+    fuse(&mut network).expect("the network fuses");
     to_bytes(&network, &PackOptions::default()).expect("it packs")
 }
 

@@ -32,7 +32,8 @@ impl View {
             channel_block: 1,
             block_stride: c,
             row_stride: h,
-            pixel_stride: w,
+            // 0 where the tensor has no such axis.
+            pixel_stride: w.max(1),
         }
     }
 
