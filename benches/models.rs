@@ -5,8 +5,8 @@ mod common;
 use criterion::{Criterion, criterion_group, criterion_main};
 use skipstone::Model;
 use skipstone::format::{PackOptions, to_bytes};
-use skipstone::import::synth::{SynthOptions, synth};
 use skipstone::graph::fuse::fuse;
+use skipstone::import::synth::{SynthOptions, synth};
 use skipstone::import::{ImportOptions, onnx};
 
 fn packed(arch: &str) -> Vec<u8> {

@@ -53,3 +53,37 @@ pub(crate) fn winograd_f2_tolerance() -> f64 {
 pub(crate) fn winograd_f4_tolerance() -> f64 {
     5e-5
 }
+
+/// A synthetic network, imported and fused.
+#[cfg(feature = "import")]
+pub(crate) fn synth_network(arch: &str) -> skipstone::graph::Network {
+    use skipstone::import::{ImportOptions, onnx, synth};
+    let model = synth::synth(arch, 7, &synth::SynthOptions::default()).expect("known architecture");
+    let mut network =
+        onnx::network(model, None, &ImportOptions::default()).expect("the network imports");
+    skipstone::graph::fuse::fuse(&mut network).expect("the network fuses");
+    network
+}
+
+/// The network, packed and opened again.
+pub(crate) fn packed(network: &skipstone::graph::Network) -> skipstone::Model {
+    let bytes = skipstone::format::to_bytes(network, &skipstone::format::PackOptions::default())
+        .expect("the network packs");
+    skipstone::Model::from_bytes(&bytes).expect("the packed network opens")
+}
+
+/// An executor on a runtime of its own.
+pub(crate) fn executor(
+    model: &skipstone::Model,
+    threads: usize,
+    batch: usize,
+) -> skipstone::Executor {
+    let runtime = skipstone::Runtime::builder().threads(threads).build().expect("threads start");
+    let options = skipstone::ExecutorOptions { batch, ..Default::default() };
+    skipstone::Executor::new(&runtime, model, &options).expect("the model plans")
+}
+
+/// Bit patterns, which compare equal only for identical floats.
+pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}

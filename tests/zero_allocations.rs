@@ -1,0 +1,53 @@
+//! A promise: a run allocates nothing, on any thread.
+#![cfg(feature = "import")]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{executor, packed, synth_network};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The only test of this binary: another one's allocations would count here. All runtimes live to
+/// the end, since a thread that ends may allocate.
+#[test]
+fn a_run_allocates_nothing() {
+    let mut cases = Vec::new();
+    for arch in ["tiny_resnet", "tiny_vgg", "tiny_preact", "tiny_resnext", "resnet20_cifar"] {
+        let model = packed(&synth_network(arch));
+        for threads in [1, 2, 3] {
+            let executor = executor(&model, threads, 1);
+            let input = vec![0.5; executor.input_dims(0).iter().product()];
+            let output = vec![0.0; executor.output_dims(0).iter().product()];
+            cases.push((arch, threads, executor, input, output));
+        }
+    }
+    for (arch, threads, executor, input, output) in &mut cases {
+        let mut run = || executor.run_into(&[input], &mut [output]).expect("runs");
+        run();
+        let before = ALLOCATIONS.load(Ordering::SeqCst);
+        (0..100).for_each(|_| run());
+        let allocations = ALLOCATIONS.load(Ordering::SeqCst) - before;
+        assert_eq!(allocations, 0, "{arch} on {threads} threads");
+    }
+}
