@@ -1,8 +1,8 @@
 //! Networks with random weights, for tests and measurements without a download.
 //!
 //! The same architecture, seed and options give the same bytes on every platform: the generator is
-//! integer arithmetic, and everything else is IEEE-754 `+ - * /` and `sqrt`, which are exact to the
-//! last bit everywhere. No function of a platform's mathematics library is called.
+//! integer arithmetic, and everything else is IEEE-754 `+ - * /` and `sqrt`, which every platform
+//! rounds alike. No function of a platform's mathematics library is called.
 //!
 //! Random weights alone would make a poor test: activations explode or vanish with depth, or all
 //! images end in the same logits. So the mean and variance of every channel over images are

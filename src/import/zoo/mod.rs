@@ -1,8 +1,8 @@
 //! The architectures this library knows by name, as ONNX graphs without weights.
 //!
-//! Each is defined once. [`Architecture::blueprint`] builds the graph that torchvision's export
-//! would have before its batch normalisations are folded, with initializers named as torchvision's
-//! `state_dict` keys; [`synth`](super::synth) and [`safetensors`](super::safetensors) fill them in.
+//! Each is defined once, as the graph that torchvision's export would have before its batch
+//! normalisations are folded, with initializers named as torchvision's `state_dict` keys.
+//! [`synth`](super::synth) and [`safetensors_file`](super::safetensors_file) fill them in.
 
 mod builder;
 mod resnet;
