@@ -168,11 +168,10 @@ pub(super) fn resolve_target(
                     Error::shape(format!("0 at axis {i} of a tensor of {} axes", input.len()))
                 })?;
             }
-            Some(-1) => {
-                if open.replace(i).is_some() {
-                    return Err(Error::format("more than one -1 in a reshape's target"));
-                }
+            Some(-1) if open.is_some() => {
+                return Err(Error::format("more than one -1 in a reshape's target"));
             }
+            Some(-1) => open = Some(i),
             Some(n) if n < 0 => {
                 return Err(Error::format(format!("extent {n} in a reshape's target")));
             }

@@ -244,7 +244,7 @@ impl<'a> Consumers<'a> {
                         }
                     }
                     "Identity" | "Cast" | "Relu" | "Clip" | "Min" | "Max" | "Neg" | "Sum"
-                    | "Pad" | "Dropout" | "Slice" | "Concat" => {}
+                    | "Pad" | "Dropout" | "Slice" => {}
                     _ => continue,
                 }
                 if let Some(output) = node.output.first()
@@ -290,7 +290,8 @@ impl Importer<'_> {
     fn channel_of(&self, node: &NodeProto, rank: usize) -> Option<usize> {
         if matches!(node.op_type.as_str(), "Softmax" | "LogSoftmax" | "Concat") {
             let axis = node.attribute.iter().find(|a| a.name == "axis");
-            return resolve_axis(axis.map_or(-1, |a| a.i), rank).ok();
+            let default = if self.opset < 13 { 1 } else { -1 };
+            return resolve_axis(axis.map_or(default, |a| a.i), rank).ok();
         }
         let dims = node.input.iter().find_map(|name| self.stored_dims(Some(name)))?;
         let lead = rank.checked_sub(dims.len())?;

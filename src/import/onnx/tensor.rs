@@ -119,6 +119,17 @@ impl Tensor {
         Ok(self)
     }
 
+    /// A tensor of `dims` filled with the only element of this one.
+    fn filled(&self, dims: &[usize]) -> Self {
+        let len = dims.iter().product();
+        let data = match &self.data {
+            Data::Float(v) => Data::Float(vec![v[0]; len]),
+            Data::Int(v) => Data::Int(vec![v[0]; len]),
+            Data::Symbolic(v) => Data::Symbolic(vec![v[0]; len]),
+        };
+        Self { dims: dims.to_vec(), data }
+    }
+
     /// A tensor of `dims` whose element at flat position `i` is element `index(i)` of this one.
     pub(super) fn gathered(&self, dims: &[usize], index: impl Fn(usize) -> usize) -> Self {
         let flat = 0..dims.iter().product();
@@ -132,6 +143,9 @@ impl Tensor {
 
     /// With axes permuted: axis `i` of the result is axis `perm[i]` of this tensor.
     pub(super) fn transposed(&self, perm: &[usize]) -> Self {
+        if let (&[rows, columns], [1, 0]) = (&self.dims[..], perm) {
+            return self.gathered(&[columns, rows], |i| i % rows * columns + i / rows);
+        }
         let dims: Vec<usize> = perm.iter().map(|&p| self.dims[p]).collect();
         let strides = strides(&self.dims);
         let steps: Vec<usize> = perm.iter().map(|&p| strides[p]).collect();
@@ -153,6 +167,10 @@ impl Tensor {
                 _ if own == wanted => steps.push(stride),
                 _ => return Err(mismatch()),
             }
+        }
+        // Whole filters are made of one number.
+        if self.len() == 1 {
+            return Ok(self.filled(dims));
         }
         Ok(self.gathered(dims, |i| offset(i, dims, &steps)))
     }

@@ -1,0 +1,10 @@
+//! ONNX graphs built here, one per operator variant and per reason to refuse one. What is imported
+//! runs on the reference interpreter, before and after fusion.
+
+mod constants;
+mod graph;
+mod hostile;
+mod layout;
+mod operators;
+mod refusals;
+mod symbolic;
