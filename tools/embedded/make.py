@@ -55,7 +55,7 @@ def cli(*arguments: str) -> str:
 
 def convert(onnx: pathlib.Path, packed: pathlib.Path) -> None:
     cli(
-        "convert", str(onnx), "--dtype", "f16",
+        "convert", str(onnx), "--dtype", "f16", "--license", "BSD-2-Clause, Copyright (c) 2016 Yahoo Inc.",
         "--labels", str(HERE / "open_nsfw.labels.txt"), "--recipe", str(HERE / "open_nsfw.recipe.json"),
         "-o", str(packed),
     )  # fmt: skip
@@ -71,7 +71,7 @@ def check(onnx: pathlib.Path, licence: bytes, scratch: pathlib.Path) -> None:
     print("tools/cli/assets/open_nsfw.skip: the same bytes again")
 
     (image,) = json.loads(cli("classify", str(PHOTO), "--json"))
-    ours = {c["label"]: c["probability"] for c in image["classes"]}
+    ours = {c["label"]: c["score"] for c in image["classes"]}
     reference = onnx_runtime_probabilities(onnx)
     for label, probability in reference.items():
         print(f"{label}: skipstone {ours[label]:.5f}, ONNX Runtime {probability:.5f}")

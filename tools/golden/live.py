@@ -111,7 +111,7 @@ def models(scratch: pathlib.Path, patterns: list[str], seed: int):
             onnx.save(reseeded(onnx.load(GOLDEN / graph), seed), path)
             yield name, path, COMMITTED[graph]
     for arch, sizes in SYNTHETIC.items():
-        if wanted(arch):
+        if wanted(f"synth {arch}"):
             path = scratch / "synthetic.onnx"
             skipstone("synth", arch, "--seed", seed, "-o", path)
             yield f"synth {arch}", path, sizes
