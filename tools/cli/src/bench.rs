@@ -185,7 +185,7 @@ impl Report<'_> {
             units::bytes(self.repacked_bytes as u64),
         )?;
         if !self.layers.is_empty() {
-            writeln!(out, "\n{}", profile_table(&self.layers))?;
+            writeln!(out, "\n{}", profile_table(&self.layers).trim_fmt())?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use skipstone::{Executor, ExecutorOptions, Model, Recipe};
 
 #[cfg(not(feature = "embedded"))]
 use crate::exit::UsageError;
-use crate::exit::{Exit, Hinted};
+use crate::exit::{Exit, Hinted, IMAGE_THREAD};
 use crate::model::{OpenArgs, ThreadArgs};
 use crate::ui::Ui;
 use crate::units;
@@ -105,13 +105,16 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         let (sender, inputs) = sync_channel(READ_AHEAD);
         // Reading and decoding go on beside planning and inference.
         let sources = &sources;
-        scope.spawn(move || {
-            for source in sources {
-                if sender.send(read(source, recipe, port, shape)).is_err() {
+        let read_all = move || {
+            let images = sources.iter().map(|source| read(source, recipe, port, shape));
+            for image in images {
+                if sender.send(image).is_err() {
+                    // An error ended the command.
                     return;
                 }
             }
-        });
+        };
+        thread::Builder::new().name(IMAGE_THREAD.to_owned()).spawn_scoped(scope, read_all)?;
         let runtime = args.threads.start(ui)?;
         let options = ExecutorOptions { input_size, ..Default::default() };
         let executor = Executor::new(&runtime, &model, &options)?;

@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         for knob in knobs::ALL {
             rows.add_row([knob.name, &knob.get().unwrap_or_else(|| "-".to_owned()), knob.help]);
         }
-        writeln!(out, "\n{rows}")?;
+        writeln!(out, "\n{}", rows.trim_fmt())?;
     }
     out.flush()?;
     // The rest is of use also where a variable asks for what this machine does not have.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use skipstone::{Error, ErrorKind};
 
@@ -14,6 +14,9 @@ use crate::ui::Ui;
 /// Shown under every command's help.
 pub(crate) const HELP: &str = "Exit codes: 0 ok, 1 failure, 2 usage, 3 bad model, \
     4 verification mismatch, 5 unsupported operator.";
+
+/// Name of the thread that decodes images.
+pub(crate) const IMAGE_THREAD: &str = "images";
 
 /// Exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,12 +83,10 @@ impl std::error::Error for UsageError {}
 
 /// Runs a command; reports its error or panic.
 pub(crate) fn guard(ui: &Ui, command: impl FnOnce() -> anyhow::Result<Exit>) -> Exit {
-    static PANIC: Mutex<String> = Mutex::new(String::new());
     let default_hook = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        // A panic that the library catches (a damaged image's) is not worth a line.
-        *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = info.to_string();
-        if std::env::var_os("RUST_BACKTRACE").is_some() {
+        // A decoder that gives up on a damaged image is not a defect; the library catches it.
+        if thread::current().name() != Some(IMAGE_THREAD) {
             default_hook(info);
         }
     }));
@@ -93,8 +94,7 @@ pub(crate) fn guard(ui: &Ui, command: impl FnOnce() -> anyhow::Result<Exit>) -> 
         Ok(Ok(exit)) => exit,
         Ok(Err(error)) => report(ui, &error),
         Err(_) => {
-            let panic = PANIC.lock().unwrap_or_else(PoisonError::into_inner);
-            ui.error(&format!("a defect of skipstone, please report it: {panic}"));
+            ui.error("a defect of skipstone: please report the message above");
             Exit::Failure
         }
     }

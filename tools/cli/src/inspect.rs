@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
             units::bytes(plan.repacked_bytes as u64),
         )?;
         if args.layers {
-            writeln!(out, "\n{}", plan_table(&layers))?;
+            writeln!(out, "\n{}", plan_table(&layers).trim_fmt())?;
         }
     }
     out.flush()?;

@@ -1,5 +1,6 @@
 //! `run`: arrays in, arrays out.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -73,9 +74,8 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     }
     if args.profile {
         let layers = Layer::all(executor.plan(), &times_ns);
-        use std::io::Write;
         let mut out = ui.stdout();
-        writeln!(out, "{}", profile_table(&layers))?;
+        writeln!(out, "{}", profile_table(&layers).trim_fmt())?;
         out.flush()?;
     }
     Ok(Exit::Ok)

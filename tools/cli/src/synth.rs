@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
                 arch.summary,
             ]);
         }
-        writeln!(out, "{list}")?;
+        writeln!(out, "{}", list.trim_fmt())?;
         out.flush()?;
         return Ok(Exit::Ok);
     }

@@ -112,15 +112,17 @@ pub(crate) fn write_json(out: &mut impl Write, value: &impl Serialize) -> io::Re
     writeln!(out)
 }
 
-/// A table with these headings; the columns in `right` are aligned to the right.
+/// A table with these headings; the columns in `right` are aligned to the right. Print it with
+/// `trim_fmt`.
 pub(crate) fn table(headings: &[&str], right: &[usize]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING.into());
     // Rows are never wrapped: output is also for grep and awk.
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings.iter().map(Cell::new));
-    for column in right {
-        if let Some(column) = table.column_mut(*column) {
+    for (i, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if right.contains(&i) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
