@@ -190,12 +190,13 @@ fn read_recipe(name: &str, network: &Network) -> anyhow::Result<Recipe> {
         let size = [port.shape.h as u32, port.shape.w as u32];
         // As much of the image is cut off as at the recipe's own size.
         let scaled = |n: u32, axis: usize| (n * size[axis] + crop[axis] / 2) / crop[axis];
-        let short = if size[0] < size[1] { 0 } else { 1 };
+        // The short side must hold the longer one of the crop.
+        let longer = usize::from(size[1] > size[0]);
         recipe.resize = recipe.resize.map(|resize| match resize {
             Resize::Exact { height, width } => {
                 Resize::Exact { height: scaled(height, 0), width: scaled(width, 1) }
             }
-            Resize::ShortSide(n) => Resize::ShortSide(scaled(n, short)),
+            Resize::ShortSide(n) => Resize::ShortSide(scaled(n, longer)),
             other => other,
         });
         recipe.crop = Some(size);
@@ -222,7 +223,7 @@ mod tests {
         };
         assert_eq!(read_recipe("imagenet", &network(224, 224)).unwrap(), Recipe::imagenet());
         let small = read_recipe("imagenet", &network(32, 64)).unwrap();
-        assert_eq!((small.resize, small.crop), (Some(Resize::ShortSide(37)), Some([32, 64])));
+        assert_eq!((small.resize, small.crop), (Some(Resize::ShortSide(73)), Some([32, 64])));
         assert!(read_recipe("imagenet-v9", &network(32, 64)).is_err());
     }
 }

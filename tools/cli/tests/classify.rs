@@ -59,8 +59,17 @@ fn one_image() {
     check_classes(&images[0], 10);
 
     // The same through a pipe, with the safe open, and on one thread.
-    let mut piped =
-        folder.skipstone(&["classify", "-", "-m", "net.skip", "--json", "-k10", "--no-mmap", "--threads", "1"]);
+    let mut piped = folder.skipstone(&[
+        "classify",
+        "-",
+        "-m",
+        "net.skip",
+        "--json",
+        "-k10",
+        "--no-mmap",
+        "--threads",
+        "1",
+    ]);
     piped.0.stdin(fs::File::open(folder.path("cat.jpg")).unwrap());
     assert_eq!(piped.json()[0]["classes"], images[0]["classes"]);
 }

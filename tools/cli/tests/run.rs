@@ -54,7 +54,10 @@ fn arrays_of_every_kind_give_the_same() {
     folder.write("f8.npy", npy("<f8", false, &shape, &f64s));
     let big: Vec<u8> = x.iter().flat_map(|v| v.to_be_bytes()).collect();
     folder.write("big.npy", npy(">f4", false, &shape, &big));
-    folder.write("u1.npy", npy("|u1", false, &shape, &x.iter().map(|v| *v as u8).collect::<Vec<_>>()));
+    folder.write(
+        "u1.npy",
+        npy("|u1", false, &shape, &x.iter().map(|v| *v as u8).collect::<Vec<_>>()),
+    );
     let f16s: Vec<u8> = x.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
     folder.write("f2.npy", npy("<f2", false, &shape, &f16s));
     let mut fortran = vec![];

@@ -6,21 +6,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// A folder of its own for one test, removed at the end.
-pub struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).expect("the folder can be made");
         Self(path)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("in the folder")).expect("the folder can be made");
         fs::write(&path, bytes).expect("the file can be written");
@@ -28,7 +28,7 @@ impl Folder {
     }
 
     /// A command that runs here, away from the environment's settings.
-    pub fn skipstone(&self, args: &[&str]) -> Run {
+    pub(crate) fn skipstone(&self, args: &[&str]) -> Run {
         let mut command = Command::new(env!("CARGO_BIN_EXE_skipstone"));
         command.args(args).current_dir(&self.0).stdin(Stdio::null());
         for knob in skipstone::knobs::ALL {
@@ -38,12 +38,12 @@ impl Folder {
     }
 
     /// Makes `ARCH.onnx`, a network with random weights.
-    pub fn synth(&self, arch: &str) {
+    pub(crate) fn synth(&self, arch: &str) {
         self.skipstone(&["synth", arch, "-o", &format!("{arch}.onnx")]).ok();
     }
 
     /// Makes `ARCH.skip`.
-    pub fn pack(&self, arch: &str, options: &[&str]) {
+    pub(crate) fn pack(&self, arch: &str, options: &[&str]) {
         self.synth(arch);
         let input = format!("{arch}.onnx");
         self.skipstone(&[&["convert", input.as_str()], options].concat()).ok();
@@ -57,21 +57,21 @@ impl Drop for Folder {
 }
 
 /// A command, to be run and judged.
-pub struct Run(pub Command);
+pub(crate) struct Run(pub(crate) Command);
 
 impl Run {
-    pub fn env(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.0.env(name, value);
         self
     }
 
     /// Runs; expects exit code 0. Returns stdout.
-    pub fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         self.exits(0).0
     }
 
     /// Runs; expects this exit code. Returns stdout and stderr.
-    pub fn exits(mut self, code: i32) -> (String, String) {
+    pub(crate) fn exits(mut self, code: i32) -> (String, String) {
         let Output { status, stdout, stderr } = self.0.output().expect("the binary starts");
         let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
         let (stdout, stderr) = (text(stdout), text(stderr));
@@ -82,7 +82,7 @@ impl Run {
     }
 
     /// Runs; expects this exit code and one error line that contains `words`.
-    pub fn fails(self, code: i32, words: &[&str]) {
+    pub(crate) fn fails(self, code: i32, words: &[&str]) {
         let (_, stderr) = self.exits(code);
         let lines: Vec<_> = stderr.lines().filter(|l| l.starts_with("error:")).collect();
         assert_eq!(lines.len(), 1, "{stderr}");
@@ -92,7 +92,7 @@ impl Run {
     }
 
     /// Runs; expects exit code 0 and JSON.
-    pub fn json(self) -> serde_json::Value {
+    pub(crate) fn json(self) -> serde_json::Value {
         let stdout = self.ok();
         serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stdout}"))
     }
