@@ -5,12 +5,12 @@
 //!    cycle); 8 loads per 12 FMAs stay below the load ports' 2 per cycle.
 //! 2. The k-loop is unrolled over a tap's 8 channels, so their addresses are immediates.
 //! 3. Tiles are 6 high and end in 5s and 4s ([`row_tiles`](super::row_tiles)), never in a thin one.
-//! 4. Each tile prefetches its share of the next panel's weights into L2.
+//! 4. The first tiles prefetch the next weights into L2, a line at a time.
 
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
-use super::{Kernel, PanelArgs, row_tiles};
+use super::{Kernel, MR, PanelArgs, row_tiles};
 use crate::isa::Isa;
 use crate::layout::{C_BLOCK, OC_PANEL};
 
@@ -22,52 +22,60 @@ pub const KERNEL: Kernel = Kernel::new("avx2-sconv-6x16", Isa::Avx2, panel);
 #[target_feature(enable = "avx2,fma")]
 unsafe fn panel(args: &PanelArgs) {
     // SAFETY: the contract is the caller's.
-    unsafe { if args.tap_len == C_BLOCK { pixels::<C_BLOCK>(args) } else { pixels::<0>(args) } }
+    unsafe {
+        match (args.tap_len == C_BLOCK, args.nb_pixels >= FETCH_TILES * MR) {
+            (true, true) => pixels::<C_BLOCK, 1>(args),
+            (true, false) => pixels::<C_BLOCK, C_BLOCK>(args),
+            (false, _) => pixels::<0, 1>(args),
+        }
+    }
 }
 
-/// All tiles of the run. `TAP` is the tap length where it is known, else 0.
+/// Tiles over which the prefetch of the next weights is spread where there are as many: a tap of 8
+/// channels has 8 lines of 16 weights, so each of these tiles fetches one line per tap. Fetched in a
+/// burst they would exhaust the core's outstanding misses and stall the tile.
+const FETCH_TILES: usize = 8;
+
+/// All tiles of the run. `TAP` is the tap length where it is known, else 0; `FETCH` the number of
+/// lines of the next weights that the first tiles prefetch per tap.
 ///
 /// # Safety
 /// As [`panel`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn pixels<const TAP: usize>(args: &PanelArgs) {
+unsafe fn pixels<const TAP: usize, const FETCH: usize>(args: &PanelArgs) {
     let [sixes, fives, fours, rest] = row_tiles(args.nb_pixels);
-    let nb_tiles = sixes + fives + fours + usize::from(rest > 0);
-    let k = args.nb_taps * args.tap_len;
-    // 64-byte lines of the next panel per tile.
-    let lines = k.div_ceil(nb_tiles.max(1));
-    let mut next = args.next_weights;
     let mut m = 0;
-    let mut fetch = || {
-        for line in 0..lines {
-            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line * OC_PANEL).cast());
-        }
-        next = next.wrapping_add(lines * OC_PANEL);
-    };
+    let mut next = Fetch { line: args.next_weights, step: OC_PANEL, tiles: FETCH_TILES / FETCH };
     // SAFETY: the tiles partition `0..nb_pixels`.
     unsafe {
         for _ in 0..sixes {
-            fetch();
-            tile::<6, TAP>(args, m);
+            tile::<6, TAP, FETCH>(args, m, &mut next);
             m += 6;
         }
         for _ in 0..fives {
-            fetch();
-            tile::<5, TAP>(args, m);
+            tile::<5, TAP, FETCH>(args, m, &mut next);
             m += 5;
         }
         for _ in 0..fours {
-            fetch();
-            tile::<4, TAP>(args, m);
+            tile::<4, TAP, FETCH>(args, m, &mut next);
             m += 4;
         }
         match rest {
-            3 => tile::<3, TAP>(args, m),
-            2 => tile::<2, TAP>(args, m),
-            1 => tile::<1, TAP>(args, m),
+            3 => tile::<3, TAP, FETCH>(args, m, &mut next),
+            2 => tile::<2, TAP, FETCH>(args, m, &mut next),
+            1 => tile::<1, TAP, FETCH>(args, m, &mut next),
             _ => {}
         }
     }
+}
+
+/// Where the prefetch of the next weights is.
+struct Fetch {
+    line: *const f32,
+    /// Elements to the next line; 0 once all were fetched (the same line again costs nothing).
+    step: usize,
+    /// Tiles that still fetch.
+    tiles: usize,
 }
 
 /// One register tile: pixels `m..m + ROWS`.
@@ -76,7 +84,16 @@ unsafe fn pixels<const TAP: usize>(args: &PanelArgs) {
 /// As [`panel`], and `m + ROWS <= nb_pixels`.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-unsafe fn tile<const ROWS: usize, const TAP: usize>(args: &PanelArgs, m: usize) {
+unsafe fn tile<const ROWS: usize, const TAP: usize, const FETCH: usize>(
+    args: &PanelArgs,
+    m: usize,
+    next: &mut Fetch,
+) {
+    if next.tiles == 0 {
+        next.step = 0;
+    }
+    next.tiles = next.tiles.saturating_sub(1);
+    let (mut line, step_to_next) = (next.line, next.step);
     // SAFETY: every offset is one the contract of `Kernel::run_raw` covers.
     unsafe {
         let rows: [*const f32; ROWS] =
@@ -96,16 +113,23 @@ unsafe fn tile<const ROWS: usize, const TAP: usize>(args: &PanelArgs, m: usize) 
             let tap = *args.taps.add(t) as usize;
             if TAP > 0 {
                 for k in 0..TAP {
+                    if k < FETCH {
+                        _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                        line = line.wrapping_add(step_to_next);
+                    }
                     step(&mut acc, &rows, tap + k, weights.add(k * OC_PANEL));
                 }
                 weights = weights.add(TAP * OC_PANEL);
             } else {
+                _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                line = line.wrapping_add(step_to_next);
                 for k in 0..args.tap_len {
                     step(&mut acc, &rows, tap + k, weights);
                     weights = weights.add(OC_PANEL);
                 }
             }
         }
+        next.line = line;
         if !args.last {
             for r in 0..ROWS {
                 let p = args.partial.add((m + r) * OC_PANEL);
