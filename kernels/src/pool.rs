@@ -35,6 +35,11 @@ impl Window {
     /// lie in the image or its padding.
     fn taps(&self, index: usize) -> (usize, usize, usize) {
         let start = index * self.stride;
+        let last = start + (self.kernel - 1) * self.dilation;
+        if start >= self.pad[0] && last < self.pad[0] + self.size {
+            // Nearly all windows, and without a division.
+            return (start - self.pad[0], self.kernel, self.kernel);
+        }
         let first = self.pad[0].saturating_sub(start).div_ceil(self.dilation);
         let until =
             |limit: usize| limit.saturating_sub(start).div_ceil(self.dilation).min(self.kernel);
@@ -50,7 +55,8 @@ impl Window {
 /// One output row: window row `oh` over a plane of 8-channel pixels.
 ///
 /// `src` starts at the image's first pixel; its rows are `row_stride` elements apart. `dst` holds
-/// the row's pixels. A window with no element inside the image yields `-inf` (maximum) or 0.
+/// the row's pixels. A window with no element inside the image yields `-inf` (maximum) or 0. A NaN
+/// may be lost in a maximum.
 ///
 /// # Panics
 /// If the windows leave `src`.
@@ -76,7 +82,7 @@ pub fn pool_row(
                 let at = row + (w0 + c * columns.dilation) * C_BLOCK;
                 let x = load(&src[at..]);
                 acc = match reduce {
-                    Reduce::Max => x.simd_gt(acc).select(x, acc),
+                    Reduce::Max => acc.fast_max(x),
                     Reduce::Mean | Reduce::MeanWithPad => acc + x,
                 };
             }

@@ -164,7 +164,7 @@ impl Split {
 /// keep in L1, with room for the rest: half of the smallest caches among target CPUs (512 KiB and
 /// 32 KiB).
 const L2_BYTES: usize = 256 << 10;
-const L1_BYTES: usize = 24 << 10;
+const L1_BYTES: usize = 16 << 10;
 
 /// Everything that places a convolution.
 pub(crate) struct ConvSpec {

@@ -23,9 +23,11 @@ pub const KERNEL: Kernel = Kernel::new("avx2-sconv-6x16", Isa::Avx2, panel);
 unsafe fn panel(args: &PanelArgs) {
     // SAFETY: the contract is the caller's.
     unsafe {
-        match (args.tap_len == C_BLOCK, args.nb_pixels >= FETCH_TILES * MR) {
-            (true, true) => pixels::<C_BLOCK, 1>(args),
-            (true, false) => pixels::<C_BLOCK, C_BLOCK>(args),
+        match (args.tap_len == C_BLOCK, args.nb_pixels) {
+            // One pass over the weights, at the speed of memory: the hardware's own prefetch is best.
+            (true, 0..MR) => pixels::<C_BLOCK, 0>(args),
+            (true, MR..FEW_PIXELS) => pixels::<C_BLOCK, C_BLOCK>(args),
+            (true, _) => pixels::<C_BLOCK, 1>(args),
             (false, _) => pixels::<0, 1>(args),
         }
     }
@@ -35,6 +37,8 @@ unsafe fn panel(args: &PanelArgs) {
 /// channels has 8 lines of 16 weights, so each of these tiles fetches one line per tap. Fetched in a
 /// burst they would exhaust the core's outstanding misses and stall the tile.
 const FETCH_TILES: usize = 8;
+/// With fewer pixels, the first tile fetches all lines.
+const FEW_PIXELS: usize = FETCH_TILES * MR;
 
 /// All tiles of the run. `TAP` is the tap length where it is known, else 0; `FETCH` the number of
 /// lines of the next weights that the first tiles prefetch per tap.
@@ -45,7 +49,11 @@ const FETCH_TILES: usize = 8;
 unsafe fn pixels<const TAP: usize, const FETCH: usize>(args: &PanelArgs) {
     let [sixes, fives, fours, rest] = row_tiles(args.nb_pixels);
     let mut m = 0;
-    let mut next = Fetch { line: args.next_weights, step: OC_PANEL, tiles: FETCH_TILES / FETCH };
+    let mut next = Fetch {
+        line: args.next_weights,
+        step: OC_PANEL,
+        tiles: if FETCH > 1 { 1 } else { FETCH_TILES },
+    };
     // SAFETY: the tiles partition `0..nb_pixels`.
     unsafe {
         for _ in 0..sixes {
