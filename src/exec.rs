@@ -87,7 +87,7 @@ impl Executor {
         let (runtime, count) = (&self.runtime, self.runtime.report().threads);
         let arena = Shared(self.arena.as_mut_ptr());
         let scratch = Shared(self.scratch.as_mut_ptr());
-        let times = (!self.times_ns.is_empty()).then(|| Shared(self.times_ns.as_mut_ptr()));
+        let times = (!self.times_ns.is_empty()).then_some(Shared(self.times_ns.as_mut_ptr()));
         runtime.fork(&|member| {
             let _flush = FlushDenormals::set();
             // SAFETY: the arena is valid for its length while `fork` runs, `self` is borrowed

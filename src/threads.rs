@@ -2,7 +2,7 @@
 //!
 //! One fork per inference: every member runs the whole plan (SPMD) and meets the others at a barrier
 //! after each step. The caller is member 0; rayon owns the other members' threads, each of which
-//! stays in [`Team::serve`] for the runtime's life. Waiting is spinning for a bounded time, then
+//! stays in `Team::serve` for the runtime's life. Waiting is spinning for a bounded time, then
 //! parking, both between inferences and at barriers.
 
 use std::any::Any;

@@ -93,7 +93,7 @@ pub fn pool_row(
             Reduce::MeanWithPad => padded_rows * padded_columns,
         };
         if reduce != Reduce::Max {
-            acc = acc / f32x8::splat(divisor.max(1) as f32);
+            acc /= f32x8::splat(divisor.max(1) as f32);
         }
         *pixel = acc.to_array();
     }

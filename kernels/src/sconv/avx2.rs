@@ -4,7 +4,7 @@
 //!    1 broadcast are 15 of 16 ymm. 12 independent chains cover the FMA's latency (4 cycles, 2 per
 //!    cycle); 8 loads per 12 FMAs stay below the load ports' 2 per cycle.
 //! 2. The k-loop is unrolled over a tap's 8 channels, so their addresses are immediates.
-//! 3. Tiles are 6 high and end in 5s and 4s ([`row_tiles`](super::row_tiles)), never in a thin one.
+//! 3. Tiles are 6 high and end in 5s and 4s (`row_tiles`), never in a thin one.
 //! 4. The first tiles prefetch the next weights into L2, a line at a time.
 
 use std::arch::x86_64::*;

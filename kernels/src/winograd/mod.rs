@@ -12,7 +12,7 @@
 //! and 2.25 for m = 4 (Winograd 1980; Lavin and Gray, arXiv 1509.09308).
 //!
 //! # The matrices
-//! A row of a correlation, y[i] = sum over j of g[j] d[i + j], is the transpose of the product of
+//! A row of a correlation, `y[i] = sum over j of g[j] d[i + j]`, is the transpose of the product of
 //! polynomials g (degree 2) and h (degree m - 1). That product has degree t - 2 + 1, so its values
 //! at t - 1 points and at infinity (its leading coefficient) determine it: evaluate both factors
 //! (`G` and `A`, Vandermonde matrices), multiply, interpolate (Lagrange, whose transpose is `B^T`).

@@ -1,6 +1,6 @@
 //! F(4x4, 3x3) at the points 0, a, -a, b, -b and infinity, with a = 1/sqrt(2) and b = sqrt(2).
 //!
-//! One algorithm over [`Vector`]; `avx2` and `portable` instantiate it. All three transforms take
+//! One algorithm over `Vector`; `avx2` and `portable` instantiate it. All three transforms take
 //! the points of a +- pair together, since their polynomials share even and odd parts, and never
 //! hold more than two rows of the half-transformed tile (12 vectors), so that a tile goes from
 //! loads to stores in 16 registers.
