@@ -166,37 +166,85 @@ impl Split {
 const L2_BYTES: usize = 256 << 10;
 const L1_BYTES: usize = 16 << 10;
 
-/// Everything that places a convolution.
-pub(crate) struct ConvSpec {
-    pub(crate) kernel: Kernel,
+/// One product of a sum: a convolution's source, window and weights.
+pub(crate) struct Segment {
     pub(crate) geometry: ConvGeometry,
     pub(crate) window: WindowAttrs,
-    pub(crate) clamp: Clamp,
     pub(crate) layout: LayoutTag,
     pub(crate) weights: Weights,
-    pub(crate) bias: Option<Vec<f32>>,
     pub(crate) src: Act,
+    /// The table of `src` for this window.
+    pub(crate) src_pixels: PixelTable,
+}
+
+/// Everything that places a convolution, or a sum of convolutions of equal output: a bottleneck's
+/// last one and its downsample branch, whose result then never exists in memory.
+pub(crate) struct ConvSpec {
+    pub(crate) kernel: Kernel,
+    pub(crate) clamp: Clamp,
+    /// In the order of summation; at least one.
+    pub(crate) segments: Vec<Segment>,
+    /// One per output channel.
+    pub(crate) bias: Vec<f32>,
     pub(crate) residual: Option<Act>,
     pub(crate) dst: Act,
-    /// Tables of `src`, `residual` and `dst`.
-    pub(crate) src_pixels: PixelTable,
+    /// Tables of `residual` and `dst`.
     pub(crate) res_pixels: Option<PixelTable>,
     pub(crate) dst_pixels: PixelTable,
     pub(crate) members: usize,
 }
 
+/// Taps whose weights stay in L1 while a block of pixels passes.
+struct Chunk {
+    segment: usize,
+    taps: Range<usize>,
+}
+
 /// A planned convolution.
 pub(crate) struct ConvStep {
     spec: ConvSpec,
-    taps: Vec<u32>,
-    tap_len: usize,
+    /// One table of taps per segment.
+    taps: Vec<Vec<u32>>,
+    chunks: Vec<Chunk>,
     /// One bias per output channel of all panels.
     bias: AlignedBuf,
     split: Split,
     /// Pixels per block, a multiple of [`MR`].
     mc: usize,
-    /// Taps per chunk.
-    kc: usize,
+}
+
+impl Segment {
+    /// Consecutive elements per tap.
+    fn tap_len(&self) -> usize {
+        match self.layout {
+            LayoutTag::Ohwi16o => self.geometry.kernel()[1] * self.geometry.ic(),
+            _ => C_BLOCK,
+        }
+    }
+
+    /// The taps' table, once the operands are found to fit each other.
+    ///
+    /// # Panics
+    /// If they do not: a defect of the plan.
+    fn taps(&self, dst: &Act, nb_pixels: usize) -> Vec<u32> {
+        let (geometry, src) = (&self.geometry, &self.src);
+        assert_eq!(self.src_pixels.len(), nb_pixels);
+        assert_eq!((src.shape.c, dst.shape.c), (geometry.ic(), geometry.oc()));
+        assert_eq!(self.weights.len(), geometry.packed_len(self.layout));
+        let interleaved = match self.layout {
+            LayoutTag::OIhw8i16o => false,
+            LayoutTag::Ohwi16o => true,
+            other => unreachable!("{other:?} is not a panel layout of direct convolution"),
+        };
+        assert_eq!(src.layout == Layout::Interleaved, interleaved);
+        // Windows and taps stay inside the source: `window_table` checked the frame, and a panel's
+        // channel window ends inside the activation's planes.
+        let ic_blocks = if interleaved { 1 } else { geometry.panel_ic_blocks() };
+        assert!(ic_blocks <= src.nb_planes());
+        let taps = tap_table(src, &self.window, ic_blocks);
+        assert_eq!(taps.len() * self.tap_len() * OC_PANEL, geometry.panel_len(self.layout));
+        taps
+    }
 }
 
 impl ConvStep {
@@ -205,89 +253,93 @@ impl ConvStep {
     /// # Panics
     /// If an operand's description does not fit the others: a defect of the plan.
     pub(crate) fn new(spec: ConvSpec) -> Self {
-        let (geometry, src, dst) = (&spec.geometry, &spec.src, &spec.dst);
+        let dst = &spec.dst;
         let nb_pixels = spec.dst_pixels.len();
-        assert_eq!(spec.src_pixels.len(), nb_pixels);
-        assert_eq!((src.shape.c, dst.shape.c), (geometry.ic(), geometry.oc()));
-        assert_eq!(spec.weights.len(), geometry.packed_len(spec.layout));
-        assert_eq!(dst.layout, Layout::Blocked);
-        let (ic_blocks, tap_len) = match spec.layout {
-            LayoutTag::OIhw8i16o => (geometry.panel_ic_blocks(), C_BLOCK),
-            LayoutTag::Ohwi16o => (1, geometry.kernel()[1] * geometry.ic()),
-            other => unreachable!("{other:?} is not a panel layout"),
-        };
-        let interleaved = spec.layout == LayoutTag::Ohwi16o;
-        assert_eq!(src.layout == Layout::Interleaved, interleaved);
-        // Windows and taps stay inside the source: `window_table` checked the frame, and a panel's
-        // channel window ends inside the activation's planes.
-        assert!(ic_blocks <= src.nb_planes());
+        assert_eq!((dst.layout, spec.bias.len()), (Layout::Blocked, dst.shape.c));
         if let (Some(res), Some(table)) = (&spec.residual, &spec.res_pixels) {
             assert_eq!((res.shape, res.layout), (dst.shape, Layout::Blocked));
             assert_eq!(table.len(), nb_pixels);
         }
-        let taps = tap_table(src, &spec.window, ic_blocks);
-        assert_eq!(taps.len() * tap_len * OC_PANEL, geometry.panel_len(spec.layout));
+        let taps: Vec<_> = spec.segments.iter().map(|s| s.taps(dst, nb_pixels)).collect();
 
-        let mut bias = AlignedBuf::zeroed(geometry.nb_panels() * OC_PANEL);
-        if let Some(values) = &spec.bias {
-            bias[..values.len()].copy_from_slice(values);
+        let nb_panels = dst.shape.c.div_ceil(OC_PANEL);
+        let mut bias = AlignedBuf::zeroed(nb_panels * OC_PANEL);
+        bias[..spec.bias.len()].copy_from_slice(&spec.bias);
+        let weight_bytes = spec.segments.iter().map(|s| size_of_val(&*s.weights) as u64).sum();
+        let src_bytes: u64 = spec.segments.iter().map(|s| s.src.bytes()).sum();
+        let split = Split::choose(spec.members, nb_pixels, nb_panels, weight_bytes, src_bytes);
+        let bytes_per_pixel = (src_bytes as usize).div_ceil(nb_pixels);
+        let mc = (L2_BYTES / bytes_per_pixel.max(1) / MR * MR).max(8 * MR);
+        let mut chunks = Vec::new();
+        for (segment, (spec, taps)) in spec.segments.iter().zip(&taps).enumerate() {
+            let tap_bytes = spec.tap_len() * OC_PANEL * size_of::<f32>();
+            // Equal chunks.
+            let nb_chunks = (taps.len() * tap_bytes).div_ceil(L1_BYTES);
+            let kc = taps.len().div_ceil(nb_chunks);
+            let starts = (0..taps.len()).step_by(kc);
+            chunks.extend(starts.map(|t| Chunk { segment, taps: t..(t + kc).min(taps.len()) }));
         }
-        let weight_bytes = (spec.weights.len() * size_of::<f32>()) as u64;
-        let split =
-            Split::choose(spec.members, nb_pixels, geometry.nb_panels(), weight_bytes, src.bytes());
-        let src_bytes_per_pixel = (src.len() * size_of::<f32>()).div_ceil(nb_pixels);
-        let mc = (L2_BYTES / src_bytes_per_pixel.max(1) / MR * MR).max(8 * MR);
-        let tap_bytes = tap_len * OC_PANEL * size_of::<f32>();
-        let kc = (L1_BYTES / tap_bytes).max(1);
-        // Equal chunks, and none where one fits.
-        let kc = taps.len().div_ceil(taps.len().div_ceil(kc));
-        Self { taps, tap_len, bias, split, mc, kc, spec }
+        Self { taps, chunks, bias, split, mc, spec }
     }
 
     /// How the work is divided.
     pub(crate) fn split(&self) -> Split {
         self.split
     }
+
+    /// The weights of one chunk of a panel.
+    fn weights(&self, chunk: &Chunk, panel: usize) -> &[f32] {
+        let segment = &self.spec.segments[chunk.segment];
+        let panel_len = segment.geometry.panel_len(segment.layout);
+        let per_tap = segment.tap_len() * OC_PANEL;
+        &segment.weights[panel * panel_len..][chunk.taps.start * per_tap..chunk.taps.end * per_tap]
+    }
 }
 
 impl Step for ConvStep {
     fn scratch_len(&self) -> usize {
-        if self.kc < self.taps.len() { self.mc * OC_PANEL } else { 0 }
+        if self.chunks.len() > 1 { self.mc * OC_PANEL } else { 0 }
     }
 
     unsafe fn run(&self, worker: &Worker<'_>) {
         let spec = &self.spec;
-        let (geometry, src, dst) = (&spec.geometry, &spec.src, &spec.dst);
+        let dst = &spec.dst;
         // SAFETY: this step writes `dst`, and its frame only here.
         unsafe { zero_frame(worker, dst) };
-        let panel_len = geometry.panel_len(spec.layout);
-        let k_len = self.tap_len * OC_PANEL;
-        let (pixels, panels) =
-            self.split.part(worker.member, spec.dst_pixels.len(), geometry.nb_panels());
+        let nb_panels = self.bias.len() / OC_PANEL;
+        let (pixels, panels) = self.split.part(worker.member, spec.dst_pixels.len(), nb_panels);
         let partial = worker.scratch(self.scratch_len());
+        let residual = spec.residual.as_ref().zip(spec.res_pixels.as_ref());
         for start in pixels.clone().step_by(self.mc) {
             let block = start..(start + self.mc).min(pixels.end);
             for panel in panels.clone() {
-                let weights = &spec.weights[panel * panel_len..][..panel_len];
-                let first_block = match src.layout {
-                    Layout::Blocked => geometry.panel_first_ic_block(panel),
-                    Layout::Interleaved => 0,
-                };
                 // Blocks of 8 channels that exist in the last panel.
                 let nb_blocks = (dst.nb_planes() - 2 * panel).min(2);
-                let residual = spec.residual.as_ref().zip(spec.res_pixels.as_ref());
-                for first_tap in (0..self.taps.len()).step_by(self.kc) {
-                    let taps = &self.taps[first_tap..(first_tap + self.kc).min(self.taps.len())];
-                    let chunk = &weights[first_tap * k_len..][..taps.len() * k_len];
+                for (i, chunk) in self.chunks.iter().enumerate() {
+                    let segment = &spec.segments[chunk.segment];
+                    let src = &segment.src;
+                    let first_block = match src.layout {
+                        Layout::Blocked => segment.geometry.panel_first_ic_block(panel),
+                        Layout::Interleaved => 0,
+                    };
+                    let weights = self.weights(chunk, panel);
+                    let next = match self.chunks.get(i + 1) {
+                        Some(next) => self.weights(next, panel).as_ptr(),
+                        None if panel + 1 < nb_panels => {
+                            self.weights(&self.chunks[0], panel + 1).as_ptr()
+                        }
+                        None => weights.as_ptr_range().end,
+                    };
+                    let taps = &self.taps[chunk.segment][chunk.taps.clone()];
                     let args = PanelArgs {
                         src: worker.arena(src.base + first_block * src.plane_stride()),
-                        src_pixels: spec.src_pixels[block.clone()].as_ptr(),
+                        src_pixels: segment.src_pixels[block.clone()].as_ptr(),
                         nb_pixels: block.len(),
                         taps: taps.as_ptr(),
                         nb_taps: taps.len(),
-                        tap_len: self.tap_len,
-                        weights: chunk.as_ptr(),
-                        next_weights: chunk.as_ptr_range().end,
+                        tap_len: segment.tap_len(),
+                        weights: weights.as_ptr(),
+                        next_weights: next,
                         bias: self.bias[panel * OC_PANEL..][..OC_PANEL].as_ptr(),
                         dst: worker.arena(dst.base + 2 * panel * dst.plane_stride()),
                         dst_pixels: spec.dst_pixels[block.clone()].as_ptr(),
@@ -301,15 +353,15 @@ impl Step for ConvStep {
                         res_block_stride: residual.map_or(0, |(res, _)| res.plane_stride()),
                         clamp: [spec.clamp.min, spec.clamp.max],
                         partial,
-                        first: first_tap == 0,
-                        last: first_tap + taps.len() == self.taps.len(),
+                        first: i == 0,
+                        last: i + 1 == self.chunks.len(),
                     };
                     // SAFETY:
                     // - The plan took the kernel from the registry for an available tier.
                     // - Tables were made for these activations (`window_table`, `tap_table`), whose
                     //   lengths the arena holds; slices above have the lengths the kernel reads.
-                    // - Members have disjoint pixels x panels of `dst`; `src` and `residual` are
-                    //   other activations, or pixels of this member alone (see the plan's reuse rule).
+                    // - Members have disjoint pixels x panels of `dst`; sources and `residual` are
+                    //   other activations, not written in this step.
                     unsafe { spec.kernel.run_raw(&args) };
                 }
             }

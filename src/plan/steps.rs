@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use skipstone_kernels::pack::ConvGeometry;
 use skipstone_kernels::pool::{Reduce, Window};
 use skipstone_kernels::{registry, sconv};
 
@@ -12,7 +11,7 @@ use crate::graph::{
     AxisOrder, Clamp, ConstId, Conv, Linear, Node, Op, Pad, Pool, PoolKind, Port, Shape, ValueId,
 };
 use crate::model::Model;
-use crate::ops::conv::{ConvSpec, ConvStep, PixelTable, WindowAttrs, window_table};
+use crate::ops::conv::{ConvSpec, ConvStep, PixelTable, Segment, WindowAttrs, window_table};
 use crate::ops::eltwise::{EltwiseStep, Function};
 use crate::ops::pool::{GlobalMeanStep, PoolStep};
 use crate::ops::reorder::{Copy, ReorderStep, Source, View};
@@ -35,6 +34,14 @@ pub(super) struct Builder<'a> {
     steps: Vec<Box<dyn Step>>,
     summaries: Vec<StepSummary>,
     repacked_bytes: usize,
+}
+
+/// A source and the weights it is convolved with.
+struct Product {
+    weights: ConstId,
+    bias: Option<ConstId>,
+    window: WindowAttrs,
+    src: Act,
 }
 
 /// What a step's summary says beyond its node.
@@ -184,52 +191,51 @@ impl<'a> Builder<'a> {
             _ => "direct",
         };
         let residual = conv.residual.then(|| operands[1]);
-        let step = self.sconv(
-            (conv.weights, conv.bias, conv.groups),
-            (window, conv.clamp),
-            (operands[0], residual, dst),
-        );
+        let product = Product { weights: conv.weights, bias: conv.bias, window, src: operands[0] };
+        let step = self.sconv(&[product], conv.clamp, (residual, dst));
         let choice = Choice { algorithm, kernel: self.sconv.name, split: step.split().name() };
         (Box::new(step), choice)
     }
 
     fn linear(&mut self, linear: &Linear, src: Act, dst: Act) -> (Box<dyn Step>, Choice) {
-        let step = self.sconv(
-            (linear.weights, linear.bias, 1),
-            (WindowAttrs::POINT, linear.clamp),
-            (src, None, dst),
-        );
+        let (weights, bias) = (linear.weights, linear.bias);
+        let product = Product { weights, bias, window: WindowAttrs::POINT, src };
+        let step = self.sconv(&[product], linear.clamp, (None, dst));
         let split = step.split().name();
         (Box::new(step), Choice { algorithm: "pointwise", kernel: self.sconv.name, split })
     }
 
+    /// A convolution, or the sum of several, whose outputs have the shape of `dst`.
     fn sconv(
         &mut self,
-        (weights, bias, groups): (ConstId, Option<ConstId>, usize),
-        (window, clamp): (WindowAttrs, Clamp),
-        (src, residual, dst): (Act, Option<Act>, Act),
+        products: &[Product],
+        clamp: Clamp,
+        (residual, dst): (Option<Act>, Act),
     ) -> ConvStep {
-        let [kh, kw] = window.kernel;
-        let geometry = ConvGeometry::new(dst.shape.c, src.shape.c, kh, kw, groups)
-            .expect("the graph is validated");
-        let layout = weight_layout(src.layout);
-        let weights = self.model.packed_or_repack(weights, layout);
-        let weights = weights.expect("a convolution's weights have every layout");
-        if weights.is_repacked() {
-            self.repacked_bytes += size_of_val(&*weights);
-        }
+        let mut bias = vec![0.0; dst.shape.c];
+        let segments = products.iter().map(|product| {
+            let Product { weights, window, src, .. } = *product;
+            if let Some(id) = product.bias {
+                bias.iter_mut().zip(&*self.model.row_major(id)).for_each(|(sum, b)| *sum += b);
+            }
+            let geometry = *self.model.geometry(weights).expect("weights have a geometry");
+            let layout = weight_layout(src.layout);
+            let weights = self.model.packed_or_repack(weights, layout);
+            let weights = weights.expect("a convolution's weights have every layout");
+            if weights.is_repacked() {
+                self.repacked_bytes += size_of_val(&*weights);
+            }
+            let src_pixels = self.table(&src, window, dst.shape);
+            Segment { geometry, window, layout, weights, src, src_pixels }
+        });
+        let segments = segments.collect();
         ConvStep::new(ConvSpec {
             kernel: self.sconv,
-            geometry,
-            window,
             clamp,
-            layout,
-            weights,
-            bias: bias.map(|id| self.model.row_major(id).into_owned()),
-            src,
+            segments,
+            bias,
             residual,
             dst,
-            src_pixels: self.table(&src, window, dst.shape),
             res_pixels: residual.map(|res| self.table(&res, WindowAttrs::POINT, dst.shape)),
             dst_pixels: self.table(&dst, WindowAttrs::POINT, dst.shape),
             members: self.members,
