@@ -61,12 +61,11 @@ class Skipstone:
         self.batch, self.size = arguments.batch, arguments.size
         child([skipstone_binary(), "convert", onnx, "-o", self.model])
         self.image = str(scratch / "image.npy")
-        write_npy(self.image, self.shape())
+        inspected, *_ = child([skipstone_binary(), "inspect", self.model, "--json"])
+        height, width = map(int, self.size.split("x"))
+        extents = {"N": self.batch, "C": 3, "H": height, "W": width}
+        write_npy(self.image, tuple(extents[axis] for axis in json.loads(inspected)["inputs"][0]["axes"]))
         self.logits = str(scratch / "logits.npy")
-
-    def shape(self) -> tuple[int, ...]:
-        (height, width) = map(int, self.size.split("x"))
-        return (self.batch, 3, height, width)
 
     def bench(self, threads: int, seconds: float) -> dict:
         command = [skipstone_binary(), "bench", self.model, "--threads", str(threads), "--batch", str(self.batch)]
