@@ -49,7 +49,10 @@ def download(scratch: pathlib.Path) -> tuple[pathlib.Path, bytes]:
 
 def cli(*arguments: str) -> str:
     """What the release CLI prints."""
-    command = ["cargo", "run", "--quiet", "--release", "--package", "skipstone-cli", "--", *arguments]
+    # The binary embeds the packed file; where there is none yet, it must be built without.
+    features = [] if PACKED.exists() else ["--no-default-features"]
+    cargo = ["cargo", "run", "--quiet", "--release", "--package", "skipstone-cli", *features]
+    command = [*cargo, "--", *arguments]
     return subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
 
 

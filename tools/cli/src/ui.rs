@@ -116,7 +116,7 @@ pub(crate) fn write_json(out: &mut impl Write, value: &impl Serialize) -> io::Re
 /// `trim_fmt`.
 pub(crate) fn table(headings: &[&str], right: &[usize]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING.into());
+    table.load_style(presets::NOTHING);
     // Rows are never wrapped: output is also for grep and awk.
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings.iter().map(Cell::new));
