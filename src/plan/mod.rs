@@ -5,6 +5,7 @@
 //! (`memory`) and each node's step: algorithm, kernel, blocks and division over threads
 //! (`steps`). What is left to run time is a list of steps.
 
+mod join;
 pub(crate) mod layout;
 mod memory;
 mod steps;
@@ -86,11 +87,19 @@ pub(crate) fn build(
     let graph = model.graph();
     let shapes = infer_shapes(graph, input_size)?;
     let mut acts = layout::activations(graph, &shapes, batch)?;
-    let last_uses = last_uses(graph);
+    let branches = join::branches(graph, |_| true);
+    let mut is_branch = vec![false; graph.nodes.len()];
+    branches.iter().flatten().for_each(|&i| is_branch[i] = true);
+    let last_uses = last_uses(graph, &branches);
     let nb_values = graph.nb_values();
     let end = nb_values + graph.outputs.len();
-    let mut blocks: Vec<Block> = (0..nb_values)
-        .map(|v| Block { len: acts[v].len(), live: v..=last_uses[v].max(v) })
+    let values = (0..nb_values as u32).map(ValueId);
+    let mut blocks: Vec<Block> = values
+        .map(|value| {
+            let v = value.0 as usize;
+            let exists = !graph.node_of(value).is_some_and(|i| is_branch[i]);
+            Block { len: if exists { acts[v].len() } else { 0 }, live: v..=last_uses[v].max(v) }
+        })
         .collect();
     // Outputs are copied out into dense tensors that stay until the next run.
     let outputs = graph.outputs.iter().enumerate();
@@ -106,8 +115,8 @@ pub(crate) fn build(
     for (i, port) in graph.inputs.iter().enumerate() {
         builder.input(i, port);
     }
-    for (i, node) in graph.nodes.iter().enumerate() {
-        builder.node(node, graph.value_of(i));
+    for (i, node) in graph.nodes.iter().enumerate().filter(|(i, _)| !is_branch[*i]) {
+        builder.node(node, graph.value_of(i), branches[i]);
     }
     let mut plan_outputs = Vec::new();
     for (port, place) in graph.outputs.iter().zip(&places[nb_values..]) {
@@ -145,10 +154,11 @@ fn infer_shapes(graph: &Graph, input_size: Option<[usize; 2]>) -> Result<Vec<Sha
 }
 
 /// The step (numbered as values are, outputs after) that reads each value last.
-fn last_uses(graph: &Graph) -> Vec<usize> {
+fn last_uses(graph: &Graph, branches: &[Option<usize>]) -> Vec<usize> {
     let mut last = vec![0; graph.nb_values()];
     for (i, node) in graph.nodes.iter().enumerate() {
-        for v in &node.inputs {
+        let branch = branches[i].map(|branch| &graph.nodes[branch]);
+        for v in node.inputs.iter().chain(branch.iter().flat_map(|b| &b.inputs)) {
             last[v.0 as usize] = graph.value_of(i).0 as usize;
         }
     }

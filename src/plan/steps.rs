@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use skipstone_kernels::pool::{Reduce, Window};
 use skipstone_kernels::{registry, sconv};
 
-use super::layout::{weight_layout, window};
+use super::layout::{self, weight_layout};
 use super::{Acts, StepSummary};
 use crate::graph::{
     AxisOrder, Clamp, ConstId, Conv, Linear, Node, Op, Pad, Pool, PoolKind, Port, Shape, ValueId,
@@ -117,15 +117,26 @@ impl<'a> Builder<'a> {
         self.batch * src.shape.len()
     }
 
-    /// The step of one node.
-    pub(super) fn node(&mut self, node: &Node, value: ValueId) {
+    /// The step of one node, and of the convolution that joins it as its residual operand.
+    pub(super) fn node(&mut self, node: &Node, value: ValueId, branch: Option<usize>) {
         let dst = self.act(value);
-        let operands: Vec<Act> = node.inputs.iter().map(|v| self.act(*v)).collect();
-        let constants = &self.model.graph().constants;
-        let macs = node.op.macs(constants, dst.shape) * self.batch as u64;
-        let weights: usize = node.op.constants().map(|id| constants[id.0 as usize].len()).sum();
+        let mut operands: Vec<Act> = node.inputs.iter().map(|v| self.act(*v)).collect();
+        let graph = self.model.graph();
+        let branch = branch.map(|i| &graph.nodes[i]);
+        let name = match branch {
+            Some(branch) => {
+                operands[1] = self.act(branch.inputs[0]);
+                format!("{} + {}", node.name, branch.name)
+            }
+            None => node.name.clone(),
+        };
+        let constants = &graph.constants;
+        let ops = || [Some(node), branch].into_iter().flatten().map(|n| &n.op);
+        let macs = ops().map(|op| op.macs(constants, dst.shape)).sum::<u64>() * self.batch as u64;
+        let weights: usize =
+            ops().flat_map(Op::constants).map(|id| constants[id.0 as usize].len()).sum();
         let (step, choice): (Box<dyn Step>, Choice) = match &node.op {
-            Op::Conv(conv) => self.conv(conv, &operands, dst),
+            Op::Conv(conv) => self.conv(conv, branch.map(|b| &b.op), &operands, dst),
             Op::Linear(linear) => self.linear(linear, operands[0], dst),
             Op::Pool(pool) => (Box::new(pool_step(pool, operands[0], dst)), Choice::new("window")),
             Op::GlobalAveragePool => {
@@ -155,7 +166,7 @@ impl<'a> Builder<'a> {
         self.push(
             step,
             choice,
-            (&node.name, node.op.kind(), &operands, dst),
+            (&name, node.op.kind(), &operands, dst),
             (macs, (weights * size_of::<f32>()) as u64),
         );
     }
@@ -182,17 +193,35 @@ impl<'a> Builder<'a> {
         });
     }
 
-    fn conv(&mut self, conv: &Conv, operands: &[Act], dst: Act) -> (Box<dyn Step>, Choice) {
+    /// A convolution; with `branch`, operand 1 is the source of the convolution that it adds.
+    fn conv(
+        &mut self,
+        conv: &Conv,
+        branch: Option<&Op>,
+        operands: &[Act],
+        dst: Act,
+    ) -> (Box<dyn Step>, Choice) {
         let constants = &self.model.graph().constants;
-        let window = window(conv, constants);
-        let algorithm = match (operands[0].layout, window.kernel) {
+        let algorithm = match (operands[0].layout, layout::window(conv, constants).kernel) {
             (crate::ops::Layout::Interleaved, _) => "stem",
             (_, [1, 1]) => "pointwise",
             _ => "direct",
         };
-        let residual = conv.residual.then(|| operands[1]);
-        let product = Product { weights: conv.weights, bias: conv.bias, window, src: operands[0] };
-        let step = self.sconv(&[product], conv.clamp, (residual, dst));
+        let product = |conv: &Conv, src: Act| Product {
+            weights: conv.weights,
+            bias: conv.bias,
+            window: layout::window(conv, constants),
+            src,
+        };
+        let mut products = vec![product(conv, operands[0])];
+        let residual = match branch {
+            Some(Op::Conv(branch)) => {
+                products.push(product(branch, operands[1]));
+                None
+            }
+            _ => conv.residual.then(|| operands[1]),
+        };
+        let step = self.sconv(&products, conv.clamp, (residual, dst));
         let choice = Choice { algorithm, kernel: self.sconv.name, split: step.split().name() };
         (Box::new(step), choice)
     }
