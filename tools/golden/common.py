@@ -51,7 +51,7 @@ def ort_session(model, threads: int = 1):
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors reach us as exceptions
     model = model if isinstance(model, bytes) else str(model)
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

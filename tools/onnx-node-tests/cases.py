@@ -325,6 +325,11 @@ def in_older_opset(program: Program, opset: int) -> onnx.ModelProto | None:
     model.ir_version = 8 if opset >= 13 else 4
     constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     for node in model.graph.node:
+        if node.op_type in ("Softmax", "LogSoftmax") and opset < 13 and node.input[0] in program.feeds:
+            # It ran over all axes from `axis`, 1 by default, to the last.
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            if axis % (rank := program.feeds[node.input[0]].ndim) != rank - 1:
+                return None
         since, operands = ATTRIBUTES_BEFORE.get(node.op_type, (0, {}))
         if opset >= since:
             continue

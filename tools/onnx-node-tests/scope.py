@@ -1,7 +1,7 @@
 """Which programs skipstone promises to run, and why it does not promise the others.
 
-skipstone runs images: float32 activations of rank 1 to 4 whose axes are batch, channel, height and width in this order
-of importance, with weights that are known when the network is packed. Images of a batch never meet. Every rule below names the limit that a program meets. A program outside is
+skipstone runs images: float32 activations of rank 2 to 4 whose first axis is the batch (or of rank 1, without a batch),
+with weights that are known when the network is packed. Images of a batch never meet. Every rule below names the limit that a program meets. A program outside is
 still run: `convert` must refuse it by name, or give the right answer.
 """
 
@@ -13,9 +13,10 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from cases import FOLDED, OLDEST_OPSET, Program, Test
 
-# Element types that constants may have. 8- and 16-bit integers appear in quantized graphs only.
+# Element types that constants may have.
 CONSTANT_TYPES = {
-    TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL,
+    TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.BOOL,
+    TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64, TensorProto.UINT8, TensorProto.UINT16,
 }
 MAX_RANK = 4
 
@@ -59,7 +60,7 @@ def element_types(program: Program, nodes) -> str | None:
             elif isinstance(value, TensorProto):
                 types.add(value.data_type)
     for data_type in sorted(types - CONSTANT_TYPES):
-        return f"element type {type_name(data_type)}: constants are float, double, float16, int32, int64 or bool"
+        return f"element type {type_name(data_type)}: constants are (b)float16, float, double, (u)int8 to 16, int32 to 64"
     return None
 
 
@@ -109,9 +110,9 @@ def batch_normalization(_feeds, _node, attrs, _known):
 
 def concat(feeds, node, attrs, known):
     rank = next(iter(feeds.values())).ndim
-    if attrs["axis"] % rank != 1:
-        return "only along the channels (axis 1)"
-    if any(known[name].shape[0] != 1 for name in node.input if name in known):
+    if rank > 1 and attrs["axis"] % rank == 0:
+        return "along the batch: images are independent"
+    if rank > 1 and any(known[name].shape[0] != 1 for name in node.input if name in known):
         return "a constant of its own for each image"
 
 
@@ -134,7 +135,7 @@ def elementwise(feeds, node, _attrs, known):
         if len(shape) > len(data) or np.broadcast_shapes(shape, data) != data:
             return "a constant that changes the activation's shape"
         shape = (1,) * (len(data) - len(shape)) + shape
-        if shape[0] != 1:
+        if len(data) > 1 and shape[0] != 1:
             return "a constant of its own for each image"
         if node.op_type in ("Mul", "Div") and sum(extent != 1 for extent in shape) > 1:
             return "a constant that varies along several axes: one factor per channel"
@@ -218,8 +219,8 @@ def slice_(feeds, node, attrs, known):
 
 
 def softmax(feeds, node, attrs, _known):
-    if node.input[0] in feeds and attrs.get("axis", -1) % feeds[node.input[0]].ndim != 1:
-        return "only over the channels (axis 1)"
+    if node.input[0] in feeds and attrs.get("axis", -1) % feeds[node.input[0]].ndim == 0:
+        return "over the batch: images are independent"
 
 
 def squeeze(feeds, node, attrs, known):
