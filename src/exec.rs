@@ -72,7 +72,7 @@ impl Executor {
             runtime: runtime.clone(),
             arena: AlignedBuf::zeroed(plan.arena_len),
             scratch: AlignedBuf::zeroed(plan.scratch_len * report.threads),
-            times_ns: vec![0; if options.profile { plan.steps.len() } else { 0 }],
+            times_ns: vec![0; if options.profile { plan.summary.steps.len() } else { 0 }],
             plan,
         })
     }
@@ -83,7 +83,8 @@ impl Executor {
     /// A wrong number of inputs or elements.
     pub fn run(&mut self, inputs: &[&[f32]]) -> Result<()> {
         self.check_lengths("input", &self.plan.input_dims, inputs.iter().map(|i| i.len()))?;
-        let (steps, scratch_len) = (&self.plan.steps, self.plan.scratch_len);
+        let (plan, scratch_len) = (&self.plan, self.plan.scratch_len);
+        self.times_ns.fill(0);
         let (runtime, count) = (&self.runtime, self.runtime.report().threads);
         let arena = Shared(self.arena.as_mut_ptr());
         let scratch = Shared(self.scratch.as_mut_ptr());
@@ -95,14 +96,14 @@ impl Executor {
             let worker = unsafe {
                 Worker::new(
                     (member, count),
-                    (arena.at(0), self.plan.arena_len),
+                    (arena.at(0), plan.arena_len),
                     (scratch.at(member * scratch_len), scratch_len),
                     inputs,
                 )
             };
             let times = times.filter(|_| member == 0);
             let mut start = times.map(|_| Instant::now());
-            for (i, step) in steps.iter().enumerate() {
+            for (step, entry) in plan.steps.iter().zip(&plan.entries) {
                 // SAFETY: the arena and scratch are as long as the plan asked; every member runs
                 // every step in order, with a barrier in between.
                 unsafe { step.run(&worker) };
@@ -111,8 +112,8 @@ impl Executor {
                 }
                 if let (Some(times), Some(start)) = (times, &mut start) {
                     let now = Instant::now();
-                    // SAFETY: one entry per step, and only member 0 writes them.
-                    unsafe { *times.at(i) = now.duration_since(*start).as_nanos() as u64 };
+                    // SAFETY: entries index the summary, as times do; only member 0 writes them.
+                    unsafe { *times.at(*entry) += now.duration_since(*start).as_nanos() as u64 };
                     *start = now;
                 }
             }
@@ -186,7 +187,7 @@ impl Executor {
         &self.plan.summary
     }
 
-    /// Nanoseconds of each step of the plan in the last run (with `profile`), else empty.
+    /// Nanoseconds of each entry of the plan in the last run (with `profile`), else empty.
     pub fn step_times_ns(&self) -> &[u64] {
         &self.times_ns
     }

@@ -51,7 +51,8 @@ fn any_position_of_a_batch() {
 fn resnet50() {
     let model = packed(&synth_network("resnet50"));
     let mut expected: Option<Vec<u32>> = None;
-    for (threads, batch) in [(1, 1), (2, 1), (3, 1), (2, 3)] {
+    // From two images on, its early layers run in slices of the batch.
+    for (threads, batch) in [(1, 1), (2, 1), (3, 1), (2, 4)] {
         let mut executor = executor(&model, threads, batch);
         let image = Rng(9).vec(3 * 224 * 224);
         executor.run(&[&image.repeat(batch)]).expect("runs");

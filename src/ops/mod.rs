@@ -38,6 +38,15 @@ pub(crate) struct Act {
 }
 
 impl Act {
+    /// `images` images of it from `first` on; all of it where it holds no more.
+    pub(crate) fn images(&self, first: usize, images: usize) -> Self {
+        if self.batch == images {
+            return *self;
+        }
+        let base = self.base + first * self.image_stride();
+        Self { batch: images, base, ..*self }
+    }
+
     /// Elements per pixel of a plane.
     pub(crate) fn pixel_len(&self) -> usize {
         match self.layout {

@@ -8,7 +8,10 @@
 mod join;
 pub(crate) mod layout;
 mod memory;
+mod slices;
 mod steps;
+
+use std::ops::RangeInclusive;
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Shape, ValueId};
@@ -16,6 +19,7 @@ use crate::model::Model;
 use crate::ops::{Act, Step};
 use crate::threads::RuntimeReport;
 use memory::Block;
+use slices::Part;
 
 /// Largest batch.
 pub const MAX_BATCH: usize = 4096;
@@ -50,6 +54,8 @@ pub struct StepSummary {
     pub kernel: &'static str,
     /// How the work is divided over threads, e.g. `channels`, `pixels`.
     pub split: &'static str,
+    /// Images per pass: a batch may run through a part of the network in slices.
+    pub images: usize,
     /// Multiply-accumulates, whole batch.
     pub macs: u64,
     /// Bytes of weights read.
@@ -61,6 +67,8 @@ pub struct StepSummary {
 /// What an executor runs.
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Box<dyn Step>>,
+    /// The summary's entry of each step: slices of a batch share one.
+    pub(crate) entries: Vec<usize>,
     pub(crate) summary: PlanSummary,
     /// Elements of the arena, and of each member's scratch memory.
     pub(crate) arena_len: usize,
@@ -90,17 +98,19 @@ pub(crate) fn build(
     let branches = join::branches(graph, |_| true);
     let mut is_branch = vec![false; graph.nodes.len()];
     branches.iter().flatten().for_each(|&i| is_branch[i] = true);
-    let last_uses = last_uses(graph, &branches);
-    let nb_values = graph.nb_values();
-    let end = nb_values + graph.outputs.len();
-    let values = (0..nb_values as u32).map(ValueId);
-    let mut blocks: Vec<Block> = values
-        .map(|value| {
-            let v = value.0 as usize;
-            let exists = !graph.node_of(value).is_some_and(|i| is_branch[i]);
-            Block { len: if exists { acts[v].len() } else { 0 }, live: v..=last_uses[v].max(v) }
-        })
-        .collect();
+    let parts = slices::parts(graph, &shapes, batch);
+    let lives = lives(graph, &branches, &parts);
+    for (act, live) in acts.iter_mut().zip(&lives) {
+        act.batch = live.images.unwrap_or(batch);
+    }
+
+    let (nb_values, end) = (graph.nb_values(), graph.nb_values() + graph.outputs.len());
+    let mut blocks: Vec<Block> = Vec::with_capacity(end);
+    for (v, live) in lives.iter().enumerate() {
+        let exists = !graph.node_of(ValueId(v as u32)).is_some_and(|i| is_branch[i]);
+        let len = if exists { acts[v].len() } else { 0 };
+        blocks.push(Block { len, live: live.steps.clone() });
+    }
     // Outputs are copied out into dense tensors that stay until the next run.
     let outputs = graph.outputs.iter().enumerate();
     blocks.extend(outputs.map(|(i, port)| Block {
@@ -111,20 +121,29 @@ pub(crate) fn build(
     for (act, place) in acts.iter_mut().zip(&places) {
         act.base = *place;
     }
-    let mut builder = steps::Builder::new(model, runtime, batch, &acts);
-    for (i, port) in graph.inputs.iter().enumerate() {
-        builder.input(i, port);
+
+    let mut builder = steps::Builder::new(model, runtime);
+    for part in &parts {
+        for slice in 0..batch / part.images {
+            builder.begin_slice(&acts, part.images, slice);
+            if part.nodes.start == 0 {
+                for (i, port) in graph.inputs.iter().enumerate() {
+                    builder.input(i, port);
+                }
+            }
+            for i in part.nodes.clone().filter(|i| !is_branch[*i]) {
+                builder.node(&graph.nodes[i], graph.value_of(i), branches[i]);
+            }
+        }
     }
-    for (i, node) in graph.nodes.iter().enumerate().filter(|(i, _)| !is_branch[*i]) {
-        builder.node(node, graph.value_of(i), branches[i]);
-    }
+    builder.begin_slice(&acts, batch, 0);
     let mut plan_outputs = Vec::new();
     for (port, place) in graph.outputs.iter().zip(&places[nb_values..]) {
         let len = builder.output(port, *place);
         plan_outputs.push(*place..place + len);
     }
     let dims = |port: &crate::graph::Port| port.axes.dims(batch, shapes[port.value.0 as usize]);
-    let (steps, summaries, repacked_bytes) = builder.finish();
+    let steps::Built { steps, entries, summaries, repacked_bytes } = builder.finish();
     let scratch_len = steps.iter().map(|s| s.scratch_len()).max().unwrap_or(0);
     // Members' scratch does not share cache lines.
     let scratch_len = scratch_len.next_multiple_of(32);
@@ -136,6 +155,7 @@ pub(crate) fn build(
             repacked_bytes,
         },
         steps,
+        entries,
         arena_len,
         scratch_len,
         input_dims: graph.inputs.iter().map(dims).collect(),
@@ -153,20 +173,46 @@ fn infer_shapes(graph: &Graph, input_size: Option<[usize; 2]>) -> Result<Vec<Sha
     graph.infer_shapes(&inputs)
 }
 
-/// The step (numbered as values are, outputs after) that reads each value last.
-fn last_uses(graph: &Graph, branches: &[Option<usize>]) -> Vec<usize> {
-    let mut last = vec![0; graph.nb_values()];
+/// When a value is in use, and for how many images.
+struct Live {
+    /// Steps, numbered as values are, outputs after.
+    steps: RangeInclusive<usize>,
+    /// Images of the part's slices; absent for a value that other parts or outputs read, which holds
+    /// the whole batch.
+    images: Option<usize>,
+}
+
+/// The life of every value.
+fn lives(graph: &Graph, branches: &[Option<usize>], parts: &[Part]) -> Vec<Live> {
+    let nb_inputs = graph.inputs.len();
+    let part_of = |v: usize| {
+        let node = v.saturating_sub(nb_inputs);
+        parts.iter().find(|p| p.nodes.contains(&node))
+    };
+    let mut last: Vec<usize> = (0..graph.nb_values()).collect();
     for (i, node) in graph.nodes.iter().enumerate() {
         let branch = branches[i].map(|branch| &graph.nodes[branch]);
         for v in node.inputs.iter().chain(branch.iter().flat_map(|b| &b.inputs)) {
-            last[v.0 as usize] = graph.value_of(i).0 as usize;
+            last[v.0 as usize] = nb_inputs + i;
         }
     }
     for (i, port) in graph.outputs.iter().enumerate() {
-        let ValueId(v) = port.value;
-        last[v as usize] = graph.nb_values() + i;
+        last[port.value.0 as usize] = graph.nb_values() + i;
     }
-    last
+    let life = |(v, &last): (usize, &usize)| {
+        let (own, reader) = (part_of(v), part_of(last));
+        let inside = own == reader && last < graph.nb_values();
+        let images = own.filter(|_| inside).map(|p| p.images);
+        if images.is_some() || own.is_none() {
+            return Live { steps: v..=last, images };
+        }
+        // Each slice writes its images, and may read others' for the whole length of a part.
+        let start =
+            own.map_or(v, |p| if p.nodes.start == 0 { 0 } else { nb_inputs + p.nodes.start });
+        let end = reader.map_or(last, |p| nb_inputs + p.nodes.end - 1).max(last);
+        Live { steps: start.min(v)..=end, images: None }
+    };
+    last.iter().enumerate().map(life).collect()
 }
 
 /// Activations of one plan, by value.

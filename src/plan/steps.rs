@@ -26,14 +26,34 @@ const PORTABLE: &str = "portable";
 /// Makes the steps of one plan.
 pub(super) struct Builder<'a> {
     model: &'a Model,
-    acts: &'a Acts,
-    batch: usize,
+    /// Activations of the present slice.
+    acts: Vec<Act>,
+    slice: Slice,
     members: usize,
     sconv: sconv::Kernel,
     tables: HashMap<(Act, WindowAttrs, Shape), PixelTable>,
-    steps: Vec<Box<dyn Step>>,
-    summaries: Vec<StepSummary>,
-    repacked_bytes: usize,
+    built: Built,
+}
+
+/// What a builder has made.
+#[derive(Default)]
+pub(super) struct Built {
+    pub(super) steps: Vec<Box<dyn Step>>,
+    /// The entry of `summaries` for each step.
+    pub(super) entries: Vec<usize>,
+    pub(super) summaries: Vec<StepSummary>,
+    pub(super) repacked_bytes: usize,
+}
+
+/// The slice whose steps are being made.
+#[derive(Default)]
+struct Slice {
+    index: usize,
+    /// The first image of the batch in it.
+    first_image: usize,
+    /// The part's first entry in the summary, and how many steps of this slice are made.
+    first_entry: usize,
+    nb_steps: usize,
 }
 
 /// A source and the weights it is convolved with.
@@ -58,28 +78,31 @@ impl Choice {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(
-        model: &'a Model,
-        runtime: &RuntimeReport,
-        batch: usize,
-        acts: &'a Acts,
-    ) -> Self {
+    pub(super) fn new(model: &'a Model, runtime: &RuntimeReport) -> Self {
         Self {
             model,
-            acts,
-            batch,
+            acts: Vec::new(),
+            slice: Slice::default(),
             members: runtime.threads,
             sconv: registry::sconv(runtime.isa),
             tables: HashMap::new(),
-            steps: Vec::new(),
-            summaries: Vec::new(),
-            repacked_bytes: 0,
+            built: Built::default(),
         }
     }
 
-    /// The steps, their summaries, and the bytes of repacked weights.
-    pub(super) fn finish(self) -> (Vec<Box<dyn Step>>, Vec<StepSummary>, usize) {
-        (self.steps, self.summaries, self.repacked_bytes)
+    /// Turns to slice `index` of a part that runs `images` images at a time. `acts` are the
+    /// activations of all values; those of the whole batch are narrowed to the slice.
+    pub(super) fn begin_slice(&mut self, acts: &Acts, images: usize, index: usize) {
+        let first_image = index * images;
+        self.acts = acts.iter().map(|act| act.images(first_image, images)).collect();
+        let first_entry =
+            if index == 0 { self.built.summaries.len() } else { self.slice.first_entry };
+        self.slice = Slice { index, first_image, first_entry, nb_steps: 0 };
+    }
+
+    /// The steps and what is known of them.
+    pub(super) fn finish(self) -> Built {
+        self.built
     }
 
     fn act(&self, value: ValueId) -> Act {
@@ -89,7 +112,8 @@ impl<'a> Builder<'a> {
     /// The step that takes the user's input `index` into the arena.
     pub(super) fn input(&mut self, index: usize, port: &Port) {
         let dst = self.act(port.value);
-        let src = View::dense(dst.shape, &port.axes, 0);
+        let origin = self.slice.first_image * dst.shape.len();
+        let src = View::dense(dst.shape, &port.axes, origin);
         let copy = Copy::whole(Source::Input(index), src);
         self.push(
             Box::new(self.reorder(vec![copy], &dst)),
@@ -105,7 +129,7 @@ impl<'a> Builder<'a> {
         let step = ReorderStep {
             copies: vec![Copy::whole(Source::Arena, View::act(&src))],
             dst: View::dense(src.shape, &port.axes, place),
-            batch: self.batch,
+            batch: src.batch,
             act: None,
         };
         self.push(
@@ -114,7 +138,7 @@ impl<'a> Builder<'a> {
             (&port.name, "Output", &[src], src),
             (0, 0),
         );
-        self.batch * src.shape.len()
+        src.batch * src.shape.len()
     }
 
     /// The step of one node, and of the convolution that joins it as its residual operand.
@@ -132,7 +156,7 @@ impl<'a> Builder<'a> {
         };
         let constants = &graph.constants;
         let ops = || [Some(node), branch].into_iter().flatten().map(|n| &n.op);
-        let macs = ops().map(|op| op.macs(constants, dst.shape)).sum::<u64>() * self.batch as u64;
+        let macs = ops().map(|op| op.macs(constants, dst.shape)).sum::<u64>() * dst.batch as u64;
         let weights: usize =
             ops().flat_map(Op::constants).map(|id| constants[id.0 as usize].len()).sum();
         let (step, choice): (Box<dyn Step>, Choice) = match &node.op {
@@ -178,8 +202,19 @@ impl<'a> Builder<'a> {
         (name, op, operands, dst): (&str, &'static str, &[Act], Act),
         (macs, weight_bytes): (u64, u64),
     ) {
-        self.steps.push(step);
-        self.summaries.push(StepSummary {
+        let activation_bytes = operands.iter().map(Act::bytes).sum::<u64>() + dst.bytes();
+        let (built, slice) = (&mut self.built, &mut self.slice);
+        let entry = slice.first_entry + slice.nb_steps;
+        slice.nb_steps += 1;
+        built.steps.push(step);
+        built.entries.push(entry);
+        if slice.index > 0 {
+            let summary = &mut built.summaries[entry];
+            summary.macs += macs;
+            summary.activation_bytes += activation_bytes;
+            return;
+        }
+        built.summaries.push(StepSummary {
             name: name.to_owned(),
             op,
             inputs: operands.iter().map(|a| a.shape).collect(),
@@ -187,9 +222,10 @@ impl<'a> Builder<'a> {
             algorithm: choice.algorithm,
             kernel: choice.kernel,
             split: if self.members == 1 { "none" } else { choice.split },
+            images: dst.batch,
             macs,
             weight_bytes,
-            activation_bytes: operands.iter().map(Act::bytes).sum::<u64>() + dst.bytes(),
+            activation_bytes,
         });
     }
 
@@ -251,8 +287,8 @@ impl<'a> Builder<'a> {
             let layout = weight_layout(src.layout);
             let weights = self.model.packed_or_repack(weights, layout);
             let weights = weights.expect("a convolution's weights have every layout");
-            if weights.is_repacked() {
-                self.repacked_bytes += size_of_val(&*weights);
+            if weights.is_repacked() && self.slice.index == 0 {
+                self.built.repacked_bytes += size_of_val(&*weights);
             }
             let src_pixels = self.table(&src, window, dst.shape);
             Segment { geometry, window, layout, weights, src, src_pixels }
@@ -300,7 +336,7 @@ impl<'a> Builder<'a> {
     }
 
     fn reorder(&self, copies: Vec<Copy>, dst: &Act) -> ReorderStep {
-        ReorderStep { copies, dst: View::act(dst), batch: self.batch, act: Some(*dst) }
+        ReorderStep { copies, dst: View::act(dst), batch: dst.batch, act: Some(*dst) }
     }
 
     /// Operators that only move elements.
@@ -344,7 +380,7 @@ impl<'a> Builder<'a> {
                 ReorderStep {
                     copies: vec![from_arena(src)],
                     dst: View::vector(&dst, src.shape, &axes),
-                    batch: self.batch,
+                    batch: dst.batch,
                     act: Some(dst),
                 }
             }
