@@ -1,9 +1,10 @@
 //! The plan: everything decided once, before the first run.
 //!
 //! From a model's graph, the runtime's instruction set and team, a batch and an input size,
-//! `build` decides shapes, each activation's layout and frame (`layout`), its place in the arena
-//! (`memory`) and each node's step: algorithm, kernel, blocks and division over threads
-//! (`steps`). What is left to run time is a list of steps.
+//! `build` decides shapes, each activation's layout and frame (`layout`), which convolutions become
+//! part of others (`join`), how many images pass through each part of the network at a time
+//! (`slices`), places in the arena (`memory`) and each node's step: algorithm, kernel, blocks and
+//! division over threads (`steps`). What is left to run time is a list of steps.
 
 mod join;
 pub(crate) mod layout;
