@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Unsupported,
     /// A tensor's shape does not fit where it is used.
     Shape,
+    /// There is not enough memory.
+    NoMemory,
     /// Results differ from the reference they are held against.
     Mismatch,
     /// A defect of this library (a caught panic).

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use skipstone_kernels::fpenv::FlushDenormals;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 use crate::ops::Worker;
 use crate::plan::{self, Plan, PlanSummary};
@@ -64,14 +64,21 @@ impl Executor {
     /// Plans `model` and allocates everything a run needs.
     ///
     /// # Errors
-    /// An input size or batch the network cannot take; names the node.
+    /// An input size or batch the network cannot take; names the node. Not enough memory.
     pub fn new(runtime: &Runtime, model: &Model, options: &ExecutorOptions) -> Result<Self> {
         let report = runtime.report();
         let plan = plan::build(model, report, options.batch, options.input_size)?;
+        let zeroed = |what: &str, len: usize| {
+            AlignedBuf::try_zeroed(len).ok_or_else(|| {
+                let mib = len * size_of::<f32>() >> 20;
+                let message = format!("cannot allocate {mib} MiB of {what}");
+                Error::new(ErrorKind::NoMemory, message)
+            })
+        };
         Ok(Self {
             runtime: runtime.clone(),
-            arena: AlignedBuf::zeroed(plan.arena_len),
-            scratch: AlignedBuf::zeroed(plan.scratch_len * report.threads),
+            arena: zeroed("activations", plan.arena_len)?,
+            scratch: zeroed("scratch memory", plan.scratch_len * report.threads)?,
             times_ns: vec![0; if options.profile { plan.summary.steps.len() } else { 0 }],
             plan,
         })

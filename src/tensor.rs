@@ -24,16 +24,22 @@ impl AlignedBuf {
     /// before they are touched.
     ///
     /// # Panics
-    /// If `len` exceeds the address space.
+    /// If `len` exceeds the address space. Without memory the process ends.
     pub fn zeroed(len: usize) -> Self {
+        Self::try_zeroed(len).unwrap_or_else(|| handle_alloc_error(Self::layout(len)))
+    }
+
+    /// As [`Self::zeroed`], or `None` where there is not enough memory.
+    ///
+    /// # Panics
+    /// If `len` exceeds the address space.
+    pub fn try_zeroed(len: usize) -> Option<Self> {
         if len == 0 {
-            return Self { ptr: NonNull::dangling(), len };
+            return Some(Self { ptr: NonNull::dangling(), len });
         }
-        let layout = Self::layout(len);
         // SAFETY: the layout's size is not zero.
-        let ptr = unsafe { alloc_zeroed(layout) };
-        let Some(ptr) = NonNull::new(ptr.cast()) else { handle_alloc_error(layout) };
-        Self { ptr, len }
+        let ptr = unsafe { alloc_zeroed(Self::layout(len)) };
+        Some(Self { ptr: NonNull::new(ptr.cast())?, len })
     }
 
     /// A copy of `values`.
