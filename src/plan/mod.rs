@@ -7,14 +7,17 @@
 
 pub(crate) mod layout;
 mod memory;
+mod select;
 mod steps;
 
 use crate::error::{Error, Result};
+use crate::exec::ExecutorOptions;
 use crate::graph::{Graph, Shape, ValueId};
 use crate::model::Model;
 use crate::ops::{Act, Step};
 use crate::threads::RuntimeReport;
 use memory::Block;
+pub use select::{Algorithm, Numerics};
 
 /// Largest batch.
 pub const MAX_BATCH: usize = 4096;
@@ -77,14 +80,14 @@ pub(crate) struct Plan {
 pub(crate) fn build(
     model: &Model,
     runtime: &RuntimeReport,
-    batch: usize,
-    input_size: Option<[usize; 2]>,
+    options: &ExecutorOptions,
 ) -> Result<Plan> {
+    let batch = options.batch;
     if !(1..=MAX_BATCH).contains(&batch) {
         return Err(Error::invalid(format!("batch is {batch}, expected 1..={MAX_BATCH}")));
     }
     let graph = model.graph();
-    let shapes = infer_shapes(graph, input_size)?;
+    let shapes = infer_shapes(graph, options.input_size)?;
     let mut acts = layout::activations(graph, &shapes, batch)?;
     let last_uses = last_uses(graph);
     let nb_values = graph.nb_values();
@@ -98,7 +101,14 @@ pub(crate) fn build(
         len: batch * shapes[port.value.0 as usize].len(),
         live: nb_values + i..=end,
     }));
+    // Memory that only one node's own steps share.
+    let choices = select::choose(graph, &acts, runtime.threads, options)?;
+    for (i, choice) in choices.iter().enumerate() {
+        let ValueId(v) = graph.value_of(i);
+        blocks.push(Block { len: choice.shared_len, live: v as usize..=v as usize });
+    }
     let (places, arena_len) = memory::place(&blocks);
+    let shared = &places[nb_values + graph.outputs.len()..];
     for (act, place) in acts.iter_mut().zip(&places) {
         act.base = *place;
     }
@@ -107,10 +117,12 @@ pub(crate) fn build(
         builder.input(i, port);
     }
     for (i, node) in graph.nodes.iter().enumerate() {
-        builder.node(node, graph.value_of(i));
+        builder.node(node, graph.value_of(i), &choices[i], shared[i]);
     }
     let mut plan_outputs = Vec::new();
-    for (port, place) in graph.outputs.iter().zip(&places[nb_values..]) {
+    for (port, place) in
+        graph.outputs.iter().zip(&places[nb_values..nb_values + graph.outputs.len()])
+    {
         let len = builder.output(port, *place);
         plan_outputs.push(*place..place + len);
     }

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 
+use skipstone_kernels::isa::Isa;
+use skipstone_kernels::layout::LayoutTag;
 use skipstone_kernels::pack::ConvGeometry;
 use skipstone_kernels::pool::{Reduce, Window};
+use skipstone_kernels::winograd::Variant;
 use skipstone_kernels::{registry, sconv};
 
 use super::layout::{weight_layout, window};
-use super::{Acts, StepSummary};
+use super::{Acts, StepSummary, select};
 use crate::graph::{
     AxisOrder, Clamp, ConstId, Conv, Linear, Node, Op, Pad, Pool, PoolKind, Port, Shape, ValueId,
 };
@@ -17,6 +20,7 @@ use crate::ops::eltwise::{EltwiseStep, Function};
 use crate::ops::pool::{GlobalMeanStep, PoolStep};
 use crate::ops::reorder::{Copy, ReorderStep, Source, View};
 use crate::ops::softmax::SoftmaxStep;
+use crate::ops::winograd::{self, Filters, Schedule, WinogradSpec};
 use crate::ops::{Act, Step};
 use crate::tensor::AlignedBuf;
 use crate::threads::RuntimeReport;
@@ -30,6 +34,7 @@ pub(super) struct Builder<'a> {
     acts: &'a Acts,
     batch: usize,
     members: usize,
+    isa: Isa,
     sconv: sconv::Kernel,
     tables: HashMap<(Act, WindowAttrs, Shape), PixelTable>,
     steps: Vec<Box<dyn Step>>,
@@ -38,6 +43,7 @@ pub(super) struct Builder<'a> {
 }
 
 /// What a step's summary says beyond its node.
+#[derive(Clone, Copy)]
 struct Choice {
     algorithm: &'static str,
     kernel: &'static str,
@@ -62,6 +68,7 @@ impl<'a> Builder<'a> {
             acts,
             batch,
             members: runtime.threads,
+            isa: runtime.isa,
             sconv: registry::sconv(runtime.isa),
             tables: HashMap::new(),
             steps: Vec::new(),
@@ -111,14 +118,38 @@ impl<'a> Builder<'a> {
     }
 
     /// The step of one node.
-    pub(super) fn node(&mut self, node: &Node, value: ValueId) {
+    pub(super) fn node(
+        &mut self,
+        node: &Node,
+        value: ValueId,
+        chosen: &select::Choice,
+        shared: usize,
+    ) {
         let dst = self.act(value);
         let operands: Vec<Act> = node.inputs.iter().map(|v| self.act(*v)).collect();
         let constants = &self.model.graph().constants;
         let macs = node.op.macs(constants, dst.shape) * self.batch as u64;
         let weights: usize = node.op.constants().map(|id| constants[id.0 as usize].len()).sum();
+        let weight_bytes = (weights * size_of::<f32>()) as u64;
         let (step, choice): (Box<dyn Step>, Choice) = match &node.op {
-            Op::Conv(conv) => self.conv(conv, &operands, dst),
+            Op::Conv(conv) => {
+                if let Some(variant) = chosen.algorithm.variant() {
+                    let (steps, choice) =
+                        self.winograd(conv, &operands, dst, (variant, chosen, shared));
+                    // The steps of a pass, and what they read, share the node's work.
+                    let (count, nb_passes) = (steps.len(), steps.len().div_ceil(2) as u64);
+                    for (i, step) in steps.into_iter().enumerate() {
+                        let (choice, work) = if i + 1 < count && i % 2 == 0 {
+                            (Choice { algorithm: input_step_name(variant), ..choice }, (0, 0))
+                        } else {
+                            (choice, (macs / nb_passes, weight_bytes / nb_passes))
+                        };
+                        self.push(step, choice, (&node.name, "Conv", &operands, dst), work);
+                    }
+                    return;
+                }
+                self.conv(conv, &operands, dst)
+            }
             Op::Linear(linear) => self.linear(linear, operands[0], dst),
             Op::Pool(pool) => (Box::new(pool_step(pool, operands[0], dst)), Choice::new("window")),
             Op::GlobalAveragePool => {
@@ -145,12 +176,7 @@ impl<'a> Builder<'a> {
                 (Box::new(step), Choice::new("reorder"))
             }
         };
-        self.push(
-            step,
-            choice,
-            (&node.name, node.op.kind(), &operands, dst),
-            (macs, (weights * size_of::<f32>()) as u64),
-        );
+        self.push(step, choice, (&node.name, node.op.kind(), &operands, dst), (macs, weight_bytes));
     }
 
     fn push(
@@ -191,6 +217,46 @@ impl<'a> Builder<'a> {
         );
         let choice = Choice { algorithm, kernel: self.sconv.name, split: step.split().name() };
         (Box::new(step), choice)
+    }
+
+    fn winograd(
+        &mut self,
+        conv: &Conv,
+        operands: &[Act],
+        dst: Act,
+        (variant, chosen, shared): (Variant, &select::Choice, usize),
+    ) -> (Vec<Box<dyn Step>>, Choice) {
+        let src = operands[0];
+        let kernel = registry::winograd(variant, self.isa);
+        let geometry = ConvGeometry::new(dst.shape.c, src.shape.c, 3, 3, 1);
+        let filters = if chosen.ready_filters {
+            let ready = self.model.transformed(conv.weights, &kernel).expect("weights");
+            self.repacked_bytes += size_of_val(&*ready);
+            Filters::Ready(ready)
+        } else {
+            let packed = self.model.packed_or_repack(conv.weights, LayoutTag::OIhw8i16o);
+            Filters::Packed(packed.expect("weights"))
+        };
+        let steps = winograd::steps(WinogradSpec {
+            kernel,
+            sconv: self.sconv,
+            geometry: geometry.expect("the graph is validated"),
+            window: window(conv, &self.model.graph().constants),
+            clamp: conv.clamp,
+            filters,
+            bias: conv.bias.map(|id| self.model.row_major(id).into_owned()),
+            src,
+            residual: conv.residual.then(|| operands[1]),
+            dst,
+            members: self.members,
+            schedule: chosen.schedule,
+            shared,
+        });
+        let split = match chosen.schedule {
+            Schedule::Tiles(_) => "tiles",
+            Schedule::Panels(_) => "channels",
+        };
+        (steps, Choice { algorithm: variant.name(), kernel: kernel.name, split })
     }
 
     fn linear(&mut self, linear: &Linear, src: Act, dst: Act) -> (Box<dyn Step>, Choice) {
@@ -315,6 +381,14 @@ impl<'a> Builder<'a> {
             }
             _ => unreachable!("not a movement"),
         }
+    }
+}
+
+/// The algorithm's name in the summary of the step that transforms its input.
+fn input_step_name(variant: Variant) -> &'static str {
+    match variant {
+        Variant::F2 => "winograd-f2-input",
+        Variant::F4 => "winograd-f4-input",
     }
 }
 
