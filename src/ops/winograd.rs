@@ -177,7 +177,7 @@ struct Winograd {
 
 /// Blocks of 8 input channels of which a run transforms filters at a time: 36 points x 64 channels x
 /// 16 x 4 bytes = 144 KiB, as much of V for 16 tiles, and 36 KiB of M lie in an L2 of 512 KiB.
-const KC: usize = 8;
+fn kc_env() -> usize { std::env::var("W_KC").ok().and_then(|v| v.parse().ok()).unwrap_or(8) }
 
 impl Winograd {
     fn new(spec: WinogradSpec) -> Self {
@@ -220,7 +220,7 @@ impl Winograd {
                 Split::choose(spec.members, block, geometry.nb_panels(), 4 * u_bytes, src.bytes())
             }
         };
-        let kc = ic_blocks.div_ceil(ic_blocks.div_ceil(KC));
+        let kc = ic_blocks.div_ceil(ic_blocks.div_ceil(kc_env()));
         Self { tiles, bias, block, pixels, taps, kc, split, spec }
     }
 
