@@ -31,9 +31,9 @@ use std::sync::Arc;
 
 use skipstone_kernels::layout::{C_BLOCK, LayoutTag, OC_PANEL};
 use skipstone_kernels::pack::ConvGeometry;
-use skipstone_kernels::sconv::{self, MR, PanelArgs};
+use skipstone_kernels::winograd::multiply::MR;
 use skipstone_kernels::winograd::{
-    FilterArgs, InputArgs, Kernel, OutputArgs, Tile, Variant, point_stride,
+    FilterArgs, InputArgs, Kernel, MultiplyArgs, OutputArgs, Tile, Variant, point_stride,
 };
 
 use super::conv::{Split, WindowAttrs};
@@ -104,7 +104,6 @@ pub(crate) fn transform_filters(
 /// Everything that places a convolution.
 pub(crate) struct WinogradSpec {
     pub(crate) kernel: Kernel,
-    pub(crate) sconv: sconv::Kernel,
     pub(crate) geometry: ConvGeometry,
     pub(crate) window: WindowAttrs,
     pub(crate) clamp: Clamp,
@@ -167,9 +166,6 @@ struct Winograd {
     bias: AlignedBuf,
     /// Most tiles of a block.
     block: usize,
-    /// Offset of each of a block's tiles in V, and of each block of input channels.
-    pixels: Vec<u32>,
-    taps: Vec<u32>,
     /// Blocks of 8 input channels whose filters are transformed at a time.
     kc: usize,
     split: Split,
@@ -177,7 +173,9 @@ struct Winograd {
 
 /// Blocks of 8 input channels of which a run transforms filters at a time: 36 points x 64 channels x
 /// 16 x 4 bytes = 144 KiB, as much of V for 16 tiles, and 36 KiB of M lie in an L2 of 512 KiB.
-fn kc_env() -> usize { std::env::var("W_KC").ok().and_then(|v| v.parse().ok()).unwrap_or(8) }
+fn kc_env() -> usize {
+    std::env::var("W_KC").ok().and_then(|v| v.parse().ok()).unwrap_or(8)
+}
 
 impl Winograd {
     fn new(spec: WinogradSpec) -> Self {
@@ -211,8 +209,6 @@ impl Winograd {
             Schedule::Panels(pass) => pass.min(tiles.len()),
         };
         let ic_blocks = src.nb_planes();
-        let pixels = (0..block).map(|t| (t * C_BLOCK) as u32).collect();
-        let taps = (0..ic_blocks).map(|b| (b * block * C_BLOCK) as u32).collect();
         let u_bytes = (geometry.packed_len(LayoutTag::OIhw8i16o) * size_of::<f32>()) as u64;
         let split = match spec.schedule {
             Schedule::Tiles(_) => Split { pixels: spec.members, channels: 1 },
@@ -221,16 +217,20 @@ impl Winograd {
             }
         };
         let kc = ic_blocks.div_ceil(ic_blocks.div_ceil(kc_env()));
-        Self { tiles, bias, block, pixels, taps, kc, split, spec }
+        Self { tiles, bias, block, kc, split, spec }
     }
 
     fn nb_points(&self) -> usize {
         self.spec.kernel.variant.nb_points()
     }
 
+    fn ic_blocks(&self) -> usize {
+        self.spec.src.nb_planes()
+    }
+
     /// Distance of points in V and in M.
     fn v_stride(&self) -> usize {
-        point_stride(self.taps.len() * self.block * C_BLOCK)
+        point_stride(self.ic_blocks() * self.block * C_BLOCK)
     }
 
     fn m_stride(&self) -> usize {
@@ -259,7 +259,7 @@ impl Winograd {
     ) {
         let src = &self.spec.src;
         let tiles = &self.tiles[tiles];
-        assert!(tiles.len() <= self.block && planes.end <= self.taps.len());
+        assert!(tiles.len() <= self.block && planes.end <= self.ic_blocks());
         let block_stride = self.block * C_BLOCK;
         let args = InputArgs {
             src: worker.arena(src.base + planes.start * src.plane_stride()),
@@ -297,21 +297,26 @@ impl Winograd {
         for panel in panels {
             match &spec.filters {
                 Filters::Ready(u) => {
-                    let stride = filter_stride(self.taps.len());
+                    let stride = filter_stride(self.ic_blocks());
                     let u = &u[panel * self.nb_points() * stride..][..self.nb_points() * stride];
-                    let all = 0..self.taps.len();
+                    let all = 0..self.ic_blocks();
                     // SAFETY: the caller's; U holds a panel of points.
                     unsafe {
-                        self.multiply(tiles.len(), all, v, (u.as_ptr(), stride), m, |p| {
-                            u.as_ptr().wrapping_add((p + 1) * stride)
-                        });
+                        self.multiply(
+                            tiles.len(),
+                            all,
+                            v,
+                            (u.as_ptr(), stride),
+                            m,
+                            u.as_ptr_range().end,
+                        );
                     }
                 }
                 Filters::Packed(filters) => {
                     let tap = C_BLOCK * OC_PANEL;
-                    let filters = &filters[panel * self.taps.len() * 9 * tap..];
-                    for first in (0..self.taps.len()).step_by(self.kc) {
-                        let blocks = first..(first + self.kc).min(self.taps.len());
+                    let filters = &filters[panel * self.ic_blocks() * 9 * tap..];
+                    for first in (0..self.ic_blocks()).step_by(self.kc) {
+                        let blocks = first..(first + self.kc).min(self.ic_blocks());
                         let src = &filters[first * 9 * tap..][..blocks.len() * 9 * tap];
                         let stride = filter_stride(self.kc);
                         let args = FilterArgs {
@@ -321,13 +326,10 @@ impl Winograd {
                             point_stride: stride,
                         };
                         let next = src.as_ptr_range().end;
-                        let per_point = src.len().div_ceil(self.nb_points());
                         // SAFETY: the caller's; the chunk of U holds `kc` blocks of each point.
                         unsafe {
                             spec.kernel.transform_filter_raw(&args);
-                            self.multiply(tiles.len(), blocks, v, (chunk, stride), m, |p| {
-                                next.wrapping_add(p * per_point)
-                            });
+                            self.multiply(tiles.len(), blocks, v, (chunk, stride), m, next);
                         }
                     }
                 }
@@ -347,42 +349,28 @@ impl Winograd {
         nb_tiles: usize,
         blocks: Range<usize>,
         v: *const f32,
-        (u, u_stride): (*const f32, usize),
+        (u, u_point_stride): (*const f32, usize),
         m: *mut f32,
-        next: impl Fn(usize) -> *const f32,
+        next: *const f32,
     ) {
-        const ZEROS: [f32; OC_PANEL] = [0.0; OC_PANEL];
-        assert!(nb_tiles <= self.pixels.len());
-        let taps = &self.taps[blocks.clone()];
-        for p in 0..self.nb_points() {
-            let args = PanelArgs {
-                src: v.wrapping_add(p * self.v_stride()),
-                src_pixels: self.pixels.as_ptr(),
-                nb_pixels: nb_tiles,
-                taps: taps.as_ptr(),
-                nb_taps: taps.len(),
-                tap_len: C_BLOCK,
-                weights: u.wrapping_add(p * u_stride),
-                next_weights: next(p),
-                bias: ZEROS.as_ptr(),
-                // All chunks leave their sums in `partial`: that is M.
-                partial: m.wrapping_add(p * self.m_stride()),
-                first: blocks.start == 0,
-                last: false,
-                dst: std::ptr::null_mut(),
-                dst_pixels: std::ptr::null(),
-                dst_block_stride: 0,
-                nb_blocks: 2,
-                residual: std::ptr::null(),
-                res_pixels: std::ptr::null(),
-                res_block_stride: 0,
-                clamp: [0.0; 2],
-            };
-            // SAFETY: the plan took the kernel from the registry for an available tier; the tables
-            // address `nb_tiles` x `taps` of one point of V; the rest is the caller's. Without a
-            // last chunk nothing else is accessed.
-            unsafe { self.spec.sconv.run_raw(&args) };
-        }
+        let v_block_stride = self.block * C_BLOCK;
+        let args = MultiplyArgs {
+            nb_points: self.nb_points(),
+            v: v.wrapping_add(blocks.start * v_block_stride),
+            v_point_stride: self.v_stride(),
+            v_block_stride,
+            nb_tiles,
+            nb_blocks: blocks.len(),
+            u,
+            u_point_stride,
+            m,
+            m_point_stride: self.m_stride(),
+            first: blocks.start == 0,
+            next,
+        };
+        // SAFETY: the plan took the kernel from the registry for an available tier; a block of V
+        // holds `block >= nb_tiles` tiles; the rest is the caller's.
+        unsafe { self.spec.kernel.multiply_raw(&args) };
     }
 
     /// # Safety
@@ -487,7 +475,7 @@ impl Step for TilesStep {
         for tiles in blocks(worker.share(conv.tiles.len()), block) {
             // SAFETY: V and M are this member's; members have disjoint tiles of `dst`.
             unsafe {
-                conv.transform_input(worker, tiles.clone(), 0..conv.taps.len(), v);
+                conv.transform_input(worker, tiles.clone(), 0..conv.ic_blocks(), v);
                 conv.products(worker, tiles, 0..conv.spec.geometry.nb_panels(), v, scratch);
             }
         }
@@ -503,7 +491,7 @@ struct InputStep {
 impl Step for InputStep {
     unsafe fn run(&self, worker: &Worker<'_>) {
         let v = worker.arena(self.conv.spec.shared);
-        let planes = worker.share(self.conv.taps.len());
+        let planes = worker.share(self.conv.ic_blocks());
         // SAFETY: the arena holds `shared_len` elements for V; members have disjoint planes.
         unsafe { self.conv.transform_input(worker, self.tiles.clone(), planes, v) };
     }

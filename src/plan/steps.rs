@@ -239,7 +239,6 @@ impl<'a> Builder<'a> {
         };
         let steps = winograd::steps(WinogradSpec {
             kernel,
-            sconv: self.sconv,
             geometry: geometry.expect("the graph is validated"),
             window: window(conv, &self.model.graph().constants),
             clamp: conv.clamp,
