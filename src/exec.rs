@@ -1,5 +1,6 @@
 //! The executor: runs a plan.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use skipstone_kernels::fpenv::FlushDenormals;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 use crate::ops::Worker;
-use crate::plan::{self, Plan, PlanSummary};
+use crate::plan::{self, Algorithm, Numerics, Plan, PlanSummary};
 use crate::tensor::AlignedBuf;
 use crate::threads::Runtime;
 
@@ -21,11 +22,21 @@ pub struct ExecutorOptions {
     pub input_size: Option<[usize; 2]>,
     /// Whether to time each step (costs two clock reads per step).
     pub profile: bool,
+    /// Which algorithms convolutions may get.
+    pub numerics: Numerics,
+    /// Algorithms of some convolutions, by node name, in place of the plan's own choice.
+    pub algorithms: BTreeMap<String, Algorithm>,
 }
 
 impl Default for ExecutorOptions {
     fn default() -> Self {
-        Self { batch: 1, input_size: None, profile: false }
+        Self {
+            batch: 1,
+            input_size: None,
+            profile: false,
+            numerics: Numerics::default(),
+            algorithms: BTreeMap::new(),
+        }
     }
 }
 
@@ -67,10 +78,10 @@ impl Executor {
     /// An input size or batch the network cannot take; names the node. Not enough memory.
     pub fn new(runtime: &Runtime, model: &Model, options: &ExecutorOptions) -> Result<Self> {
         let report = runtime.report();
-        let plan = plan::build(model, report, options.batch, options.input_size)?;
+        let plan = plan::build(model, report, options)?;
         let zeroed = |what: &str, len: usize| {
             AlignedBuf::try_zeroed(len).ok_or_else(|| {
-                let mib = len * size_of::<f32>() >> 20;
+                let mib = (len * size_of::<f32>()) >> 20;
                 let message = format!("cannot allocate {mib} MiB of {what}");
                 Error::new(ErrorKind::NoMemory, message)
             })

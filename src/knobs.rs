@@ -24,9 +24,15 @@ pub const SPIN_US: Knob = Knob {
     name: "SKIPSTONE_SPIN_US",
     help: "microseconds an idle worker spins before it parks (default: 100; 0 parks at once)",
 };
+/// Algorithm of all convolutions that can have it.
+pub const ALGORITHM: Knob = Knob {
+    name: "SKIPSTONE_ALGORITHM",
+    help: "algorithm of all convolutions that can have it, for experiments: direct, winograd-f2 or \
+           winograd-f4 (default: the plan's choice)",
+};
 
 /// All of them.
-pub const ALL: &[Knob] = &[ISA, THREADS, SPIN_US];
+pub const ALL: &[Knob] = &[ISA, THREADS, SPIN_US, ALGORITHM];
 
 impl Knob {
     /// The variable's value, if it is set and not empty.

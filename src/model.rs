@@ -1,24 +1,26 @@
 //! An opened packed model.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::{Deref, Range};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use memmap2::{Mmap, MmapMut};
 use skipstone_kernels::layout::LayoutTag;
 use skipstone_kernels::pack::{ConvGeometry, pack, unpack};
+use skipstone_kernels::winograd;
 
 use crate::error::{Error, Result};
 use crate::format::reader::{self, Contents, HEADER_LEN, Header, StoredConstant};
 use crate::format::{PackOptions, SectionKind, TestVector, WeightDtype};
 use crate::graph::{ConstId, Graph, Network};
+use crate::ops::winograd::{filters_len, transform_filters};
 use crate::recipe::Recipe;
 use crate::tensor::AlignedBuf;
 
@@ -34,6 +36,8 @@ struct Inner {
     contents: Contents,
     /// Per constant, and per layout in the order of [`LayoutTag::ALL`]: what had to be converted.
     converted: Vec<[OnceLock<Arc<AlignedBuf>>; LayoutTag::ALL.len()]>,
+    /// Filters transformed for Winograd, by constant and kernel.
+    transformed: Mutex<HashMap<(ConstId, &'static str), Arc<AlignedBuf>>>,
 }
 
 /// What a packed file consists of, for listings.
@@ -134,7 +138,9 @@ impl Model {
         }
         let contents = reader::parse(&file)?;
         let converted = contents.constants.iter().map(|_| Default::default()).collect();
-        Ok(Self { inner: Arc::new(Inner { file, contents, converted }) })
+        Ok(Self {
+            inner: Arc::new(Inner { file, contents, converted, transformed: Mutex::default() }),
+        })
     }
 
     /// Reads the whole file and verifies all checksums, also those that [`Self::open_mmap`] leaves
@@ -246,6 +252,27 @@ impl Model {
         let buf = slot.get_or_init(|| {
             let mut buf = AlignedBuf::zeroed(geometry.packed_len(layout));
             inner.convert(stored, geometry, layout, &mut buf);
+            Arc::new(buf)
+        });
+        Ok(Weights(Source::Converted(Arc::clone(buf))))
+    }
+
+    /// The filters of a 3x3 convolution of one group, transformed by `kernel`. This happens once, and is
+    /// kept as long as the model, for all executors.
+    ///
+    /// # Errors
+    /// A constant that is not weights.
+    ///
+    /// # Panics
+    /// If the weights are not 3x3 of one group.
+    pub(crate) fn transformed(&self, id: ConstId, kernel: &winograd::Kernel) -> Result<Weights> {
+        let packed = self.packed_or_repack(id, LayoutTag::OIhw8i16o)?;
+        let stored = self.inner.stored(id);
+        let geometry = stored.geometry.as_ref().expect("what can be repacked is weights");
+        let mut transformed = self.inner.transformed.lock().unwrap_or_else(PoisonError::into_inner);
+        let buf = transformed.entry((id, kernel.name)).or_insert_with(|| {
+            let mut buf = AlignedBuf::zeroed(filters_len(kernel.variant, geometry));
+            transform_filters(kernel, geometry, &packed, &mut buf);
             Arc::new(buf)
         });
         Ok(Weights(Source::Converted(Arc::clone(buf))))

@@ -8,11 +8,17 @@ use skipstone::graph::{
     Affine, AxisOrder, Clamp, Conv, Linear, Network, Node, Op, Pad, Pool, PoolKind, Port, Shape,
     Slice, ValueId, reference,
 };
+use skipstone::plan::Numerics;
 use skipstone::{Executor, ExecutorOptions, Isa, Runtime};
 
-/// Relative to the largest output: rounding of a direct sum in f32 (`direct_tolerance`) through a
-/// small network.
-const TOLERANCE: f32 = 1e-5;
+/// Relative to the largest output, through a small network: rounding of direct sums in f32, or of
+/// Winograd's transforms.
+fn tolerance(numerics: Numerics) -> f32 {
+    match numerics {
+        Numerics::Strict => 1e-5,
+        Numerics::Fast => 5e-5,
+    }
+}
 
 /// Runs `network` on all tiers, batches and thread counts, and compares with the reference.
 fn check(network: &Network, input_size: Option<[usize; 2]>) {
@@ -27,9 +33,10 @@ fn check(network: &Network, input_size: Option<[usize; 2]>) {
         let inputs: Vec<Vec<f32>> = shapes.iter().map(|s| rng.vec(batch * s.len())).collect();
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
         let expected = reference::run(network, &shapes, batch, &inputs).expect("reference runs");
-        for isa in Isa::ALL.iter().copied().filter(|isa| isa.is_available()) {
+        let tiers = Isa::ALL.iter().copied().filter(|isa| isa.is_available());
+        for (isa, numerics) in tiers.flat_map(|isa| Numerics::ALL.map(|n| (isa, n))) {
             let runtime = Runtime::builder().threads(threads).isa(isa).build().expect("starts");
-            let options = ExecutorOptions { batch, input_size, ..Default::default() };
+            let options = ExecutorOptions { batch, input_size, numerics, ..Default::default() };
             let mut executor = Executor::new(&runtime, &model, &options).expect("plans");
             // Twice: a second run must not see what the first left behind.
             for _ in 0..2 {
@@ -41,8 +48,8 @@ fn check(network: &Network, input_size: Option<[usize; 2]>) {
                 let scale = expected.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
                 for (at, (f, e)) in found.iter().zip(expected).enumerate() {
                     assert!(
-                        (f - e).abs() <= TOLERANCE * scale,
-                        "{} ({isa}, batch {batch}): output {i}, element {at}: {f}, expected {e}",
+                        (f - e).abs() <= tolerance(numerics) * scale,
+                        "{} ({isa}, {numerics}, batch {batch}): output {i}, element {at}: {f}, expected {e}",
                         network.graph.name
                     );
                 }

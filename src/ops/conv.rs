@@ -150,7 +150,12 @@ impl Split {
     }
 
     /// A member's pixels (in whole tiles) and panels.
-    fn part(self, member: usize, pixels: usize, panels: usize) -> (Range<usize>, Range<usize>) {
+    pub(crate) fn part(
+        self,
+        member: usize,
+        pixels: usize,
+        panels: usize,
+    ) -> (Range<usize>, Range<usize>) {
         if member >= self.pixels * self.channels {
             return (0..0, 0..0);
         }

@@ -9,17 +9,20 @@
 mod join;
 pub(crate) mod layout;
 mod memory;
+mod select;
 mod slices;
 mod steps;
 
 use std::ops::RangeInclusive;
 
 use crate::error::{Error, Result};
+use crate::exec::ExecutorOptions;
 use crate::graph::{Graph, Shape, ValueId};
 use crate::model::Model;
 use crate::ops::{Act, Step};
 use crate::threads::RuntimeReport;
 use memory::Block;
+pub use select::{Algorithm, Numerics};
 use slices::Part;
 
 /// Largest batch.
@@ -87,19 +90,20 @@ pub(crate) struct Plan {
 pub(crate) fn build(
     model: &Model,
     runtime: &RuntimeReport,
-    batch: usize,
-    input_size: Option<[usize; 2]>,
+    options: &ExecutorOptions,
 ) -> Result<Plan> {
+    let batch = options.batch;
     if !(1..=MAX_BATCH).contains(&batch) {
         return Err(Error::invalid(format!("batch is {batch}, expected 1..={MAX_BATCH}")));
     }
     let graph = model.graph();
-    let shapes = infer_shapes(graph, input_size)?;
+    let shapes = infer_shapes(graph, options.input_size)?;
     let mut acts = layout::activations(graph, &shapes, batch)?;
-    let branches = join::branches(graph, |_| true);
+    let parts = slices::parts(graph, &shapes, batch);
+    let choices = select::choose(graph, &acts, &parts, options)?;
+    let branches = join::branches(graph, |i| choices[i].algorithm == Algorithm::Direct);
     let mut is_branch = vec![false; graph.nodes.len()];
     branches.iter().flatten().for_each(|&i| is_branch[i] = true);
-    let parts = slices::parts(graph, &shapes, batch);
     let lives = lives(graph, &branches, &parts);
     for (act, live) in acts.iter_mut().zip(&lives) {
         act.batch = live.images.unwrap_or(batch);
@@ -118,6 +122,11 @@ pub(crate) fn build(
         len: batch * shapes[port.value.0 as usize].len(),
         live: nb_values + i..=end,
     }));
+    // Memory that only one node's own steps share.
+    for (i, choice) in choices.iter().enumerate() {
+        let ValueId(v) = graph.value_of(i);
+        blocks.push(Block { len: choice.shared_len, live: v as usize..=v as usize });
+    }
     let (places, arena_len) = memory::place(&blocks);
     for (act, place) in acts.iter_mut().zip(&places) {
         act.base = *place;
@@ -133,13 +142,13 @@ pub(crate) fn build(
                 }
             }
             for i in part.nodes.clone().filter(|i| !is_branch[*i]) {
-                builder.node(&graph.nodes[i], graph.value_of(i), branches[i]);
+                builder.node(i, &choices[i], branches[i], places[end + i]);
             }
         }
     }
     builder.begin_slice(&acts, batch, 0);
     let mut plan_outputs = Vec::new();
-    for (port, place) in graph.outputs.iter().zip(&places[nb_values..]) {
+    for (port, place) in graph.outputs.iter().zip(&places[nb_values..end]) {
         let len = builder.output(port, *place);
         plan_outputs.push(*place..place + len);
     }

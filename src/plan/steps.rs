@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 
+use skipstone_kernels::isa::Isa;
+use skipstone_kernels::layout::LayoutTag;
 use skipstone_kernels::pool::{Reduce, Window};
+use skipstone_kernels::winograd::Variant;
 use skipstone_kernels::{registry, sconv};
 
 use super::layout::{self, weight_layout};
-use super::{Acts, StepSummary};
+use super::{Acts, StepSummary, select};
 use crate::graph::{
-    AxisOrder, Clamp, ConstId, Conv, Linear, Node, Op, Pad, Pool, PoolKind, Port, Shape, ValueId,
+    AxisOrder, Clamp, ConstId, Conv, Linear, Op, Pad, Pool, PoolKind, Port, Shape, ValueId,
 };
 use crate::model::Model;
 use crate::ops::conv::{ConvSpec, ConvStep, PixelTable, Segment, WindowAttrs, window_table};
@@ -16,6 +19,7 @@ use crate::ops::eltwise::{EltwiseStep, Function};
 use crate::ops::pool::{GlobalMeanStep, PoolStep};
 use crate::ops::reorder::{Copy, ReorderStep, Source, View};
 use crate::ops::softmax::SoftmaxStep;
+use crate::ops::winograd::{self, Filters, Schedule, WinogradSpec};
 use crate::ops::{Act, Step};
 use crate::tensor::AlignedBuf;
 use crate::threads::RuntimeReport;
@@ -30,6 +34,7 @@ pub(super) struct Builder<'a> {
     acts: Vec<Act>,
     slice: Slice,
     members: usize,
+    isa: Isa,
     sconv: sconv::Kernel,
     tables: HashMap<(Act, WindowAttrs, Shape), PixelTable>,
     built: Built,
@@ -65,6 +70,7 @@ struct Product {
 }
 
 /// What a step's summary says beyond its node.
+#[derive(Clone, Copy)]
 struct Choice {
     algorithm: &'static str,
     kernel: &'static str,
@@ -84,6 +90,7 @@ impl<'a> Builder<'a> {
             acts: Vec::new(),
             slice: Slice::default(),
             members: runtime.threads,
+            isa: runtime.isa,
             sconv: registry::sconv(runtime.isa),
             tables: HashMap::new(),
             built: Built::default(),
@@ -141,11 +148,19 @@ impl<'a> Builder<'a> {
         src.batch * src.shape.len()
     }
 
-    /// The step of one node, and of the convolution that joins it as its residual operand.
-    pub(super) fn node(&mut self, node: &Node, value: ValueId, branch: Option<usize>) {
-        let dst = self.act(value);
-        let mut operands: Vec<Act> = node.inputs.iter().map(|v| self.act(*v)).collect();
+    /// The steps of node `index`, and of the convolution that joins it as its residual operand.
+    /// `shared` is where the arena has room for what the node's own steps share.
+    pub(super) fn node(
+        &mut self,
+        index: usize,
+        chosen: &select::Choice,
+        branch: Option<usize>,
+        shared: usize,
+    ) {
         let graph = self.model.graph();
+        let node = &graph.nodes[index];
+        let dst = self.act(graph.value_of(index));
+        let mut operands: Vec<Act> = node.inputs.iter().map(|v| self.act(*v)).collect();
         let branch = branch.map(|i| &graph.nodes[i]);
         let name = match branch {
             Some(branch) => {
@@ -159,6 +174,21 @@ impl<'a> Builder<'a> {
         let macs = ops().map(|op| op.macs(constants, dst.shape)).sum::<u64>() * dst.batch as u64;
         let weights: usize =
             ops().flat_map(Op::constants).map(|id| constants[id.0 as usize].len()).sum();
+        let weight_bytes = (weights * size_of::<f32>()) as u64;
+        if let (Op::Conv(conv), Some(variant)) = (&node.op, chosen.algorithm.variant()) {
+            let (steps, choice) = self.winograd(conv, &operands, dst, (variant, chosen, shared));
+            // The steps of a pass, and what they read, share the node's work.
+            let (count, nb_passes) = (steps.len(), steps.len().div_ceil(2) as u64);
+            for (i, step) in steps.into_iter().enumerate() {
+                let (choice, work) = if i + 1 < count && i % 2 == 0 {
+                    (Choice { algorithm: input_step_name(variant), ..choice }, (0, 0))
+                } else {
+                    (choice, (macs / nb_passes, weight_bytes / nb_passes))
+                };
+                self.push(step, choice, (&name, "Conv", &operands, dst), work);
+            }
+            return;
+        }
         let (step, choice): (Box<dyn Step>, Choice) = match &node.op {
             Op::Conv(conv) => self.conv(conv, branch.map(|b| &b.op), &operands, dst),
             Op::Linear(linear) => self.linear(linear, operands[0], dst),
@@ -187,12 +217,7 @@ impl<'a> Builder<'a> {
                 (Box::new(step), Choice::new("reorder"))
             }
         };
-        self.push(
-            step,
-            choice,
-            (&name, node.op.kind(), &operands, dst),
-            (macs, (weights * size_of::<f32>()) as u64),
-        );
+        self.push(step, choice, (&name, node.op.kind(), &operands, dst), (macs, weight_bytes));
     }
 
     fn push(
@@ -260,6 +285,47 @@ impl<'a> Builder<'a> {
         let step = self.sconv(&products, conv.clamp, (residual, dst));
         let choice = Choice { algorithm, kernel: self.sconv.name, split: step.split().name() };
         (Box::new(step), choice)
+    }
+
+    fn winograd(
+        &mut self,
+        conv: &Conv,
+        operands: &[Act],
+        dst: Act,
+        (variant, chosen, shared): (Variant, &select::Choice, usize),
+    ) -> (Vec<Box<dyn Step>>, Choice) {
+        let src = operands[0];
+        let kernel = registry::winograd(variant, self.isa);
+        let geometry = *self.model.geometry(conv.weights).expect("weights have a geometry");
+        let filters = if chosen.ready_filters {
+            let ready = self.model.transformed(conv.weights, &kernel).expect("weights");
+            if self.slice.index == 0 {
+                self.built.repacked_bytes += size_of_val(&*ready);
+            }
+            Filters::Ready(ready)
+        } else {
+            let packed = self.model.packed_or_repack(conv.weights, LayoutTag::OIhw8i16o);
+            Filters::Packed(packed.expect("weights"))
+        };
+        let steps = winograd::steps(WinogradSpec {
+            kernel,
+            geometry,
+            window: layout::window(conv, &self.model.graph().constants),
+            clamp: conv.clamp,
+            filters,
+            bias: conv.bias.map(|id| self.model.row_major(id).into_owned()),
+            src,
+            residual: conv.residual.then(|| operands[1]),
+            dst,
+            members: self.members,
+            schedule: chosen.schedule,
+            shared,
+        });
+        let split = match chosen.schedule {
+            Schedule::Tiles(_) => "tiles",
+            Schedule::Panels(_) => "channels",
+        };
+        (steps, Choice { algorithm: variant.name(), kernel: kernel.name, split })
     }
 
     fn linear(&mut self, linear: &Linear, src: Act, dst: Act) -> (Box<dyn Step>, Choice) {
@@ -386,6 +452,14 @@ impl<'a> Builder<'a> {
             }
             _ => unreachable!("not a movement"),
         }
+    }
+}
+
+/// The algorithm's name in the summary of the step that transforms its input.
+fn input_step_name(variant: Variant) -> &'static str {
+    match variant {
+        Variant::F2 => "winograd-f2-input",
+        Variant::F4 => "winograd-f4-input",
     }
 }
 

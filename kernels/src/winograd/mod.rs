@@ -38,7 +38,7 @@
 //! ```text
 //! U[t^2][ic][16]        transformed filters of a panel       transform_filter, from OIhw8i16o
 //! V[t^2][ic/8][T][8]    transformed input of T tiles         transform_input
-//! M[t^2][T][16]         their products, of a panel           `sconv` kernel, per point
+//! M[t^2][T][16]         their products, of a panel           multiply
 //! ```
 //! Each has a stride between points that the caller chooses. A transform touches all points at once, so
 //! that stride should be an odd number of cache lines: [`point_stride`].
@@ -50,11 +50,13 @@
 mod epilogue;
 pub mod f2x2_3x3;
 pub mod f4x4_3x3;
+pub mod multiply;
 pub mod reference;
 mod tiles;
 mod vector;
 
 use crate::isa::Isa;
+pub use multiply::MultiplyArgs;
 
 /// Size of the output tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -185,7 +187,7 @@ pub struct OutputArgs {
     pub clamp: [f32; 2],
 }
 
-/// The three transforms of one variant on one tier.
+/// The three transforms of one variant, and the products between them, on one tier.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel {
     /// `"{isa}-{op}-{tile}"`.
@@ -197,6 +199,7 @@ pub struct Kernel {
     pub(crate) filter: unsafe fn(&FilterArgs),
     pub(crate) input: unsafe fn(&InputArgs),
     pub(crate) output: unsafe fn(&OutputArgs),
+    pub(crate) multiply: unsafe fn(&MultiplyArgs),
 }
 
 impl Kernel {
@@ -243,5 +246,19 @@ impl Kernel {
     pub unsafe fn transform_output_raw(&self, args: &OutputArgs) {
         // SAFETY: passed on to the caller.
         unsafe { (self.output)(args) }
+    }
+
+    /// `M += V * U` for all points, over a chunk of input channels.
+    ///
+    /// # Safety
+    /// - `self.isa` is available on this CPU.
+    /// - For all points p: `nb_blocks * 128` elements at `u + p * u_point_stride` are readable, and
+    ///   for all blocks b `nb_tiles * 8` at `v + p * v_point_stride + b * v_block_stride`.
+    /// - For all points p: `nb_tiles * 16` elements at `m + p * m_point_stride` are readable and
+    ///   writable, and no other thread accesses them during the call. Alignment is as documented.
+    #[inline]
+    pub unsafe fn multiply_raw(&self, args: &MultiplyArgs) {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.multiply)(args) }
     }
 }

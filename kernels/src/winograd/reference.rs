@@ -27,9 +27,23 @@ fn monic(roots: impl Iterator<Item = f64>) -> Vec<f64> {
     })
 }
 
+/// The product of a finite point's distances to the others: what interpolation divides by.
+fn norm(variant: Variant, p: f64) -> f64 {
+    points(variant).iter().filter(|q| **q != p).map(|q| p - q).product()
+}
+
+/// Whether the filter's transform divides by the norms, or the output's.
+fn filter_divides(variant: Variant) -> bool {
+    variant == Variant::F4
+}
+
 /// `G`, t x 3.
 pub fn filter_matrix(variant: Variant) -> Matrix {
-    let mut g: Matrix = points(variant).iter().map(|p| vec![1.0, *p, p * p]).collect();
+    let row = |p: &f64| {
+        let k = if filter_divides(variant) { 1.0 / norm(variant, *p) } else { 1.0 };
+        vec![k, k * p, k * p * p]
+    };
+    let mut g: Matrix = points(variant).iter().map(row).collect();
     g.push(vec![0.0, 0.0, 1.0]);
     g
 }
@@ -52,8 +66,8 @@ pub fn output_matrix(variant: Variant) -> Matrix {
     let mut a: Matrix = (0..m)
         .map(|i| {
             let entry = |p: &f64| {
-                let others = points.iter().filter(|q| *q != p);
-                p.powi(i as i32) / others.map(|q| p - q).product::<f64>()
+                let k = if filter_divides(variant) { 1.0 } else { norm(variant, *p) };
+                p.powi(i as i32) / k
             };
             points.iter().map(entry).collect()
         })

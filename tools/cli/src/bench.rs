@@ -9,7 +9,7 @@ use skipstone::{Executor, ExecutorOptions};
 
 use crate::exit::Exit;
 use crate::layers::{Layer, profile_table};
-use crate::model::{OpenArgs, ThreadArgs};
+use crate::model::{ExecutionArgs, OpenArgs};
 use crate::system;
 use crate::ui::{Ui, write_json};
 use crate::units::{self, ms};
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    threads: ThreadArgs,
+    execution: ExecutionArgs,
     #[command(flatten)]
     open: OpenArgs,
 }
@@ -57,6 +57,7 @@ struct Report<'a> {
     network: &'a str,
     cpu: String,
     isa: &'a str,
+    numerics: &'a str,
     threads: usize,
     batch: usize,
     input_dims: &'a [usize],
@@ -88,9 +89,14 @@ struct Latency {
 
 pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     let model = args.open.open(&args.model)?;
-    let runtime = args.threads.start(ui)?;
-    let options =
-        ExecutorOptions { batch: args.batch, input_size: args.input_size, profile: args.profile };
+    let runtime = args.execution.start(ui)?;
+    let options = ExecutorOptions {
+        batch: args.batch,
+        input_size: args.input_size,
+        profile: args.profile,
+        numerics: args.execution.numerics,
+        ..Default::default()
+    };
     let mut executor = Executor::new(&runtime, &model, &options)?;
     let init = ui.elapsed();
 
@@ -125,6 +131,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         network: &model.graph().name,
         cpu: system::cpu_model(),
         isa: runtime.report().isa.name(),
+        numerics: args.execution.numerics.name(),
         threads: runtime.report().threads,
         batch: args.batch,
         input_dims: if inputs.is_empty() { &[] } else { executor.input_dims(0) },

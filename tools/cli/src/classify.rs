@@ -17,7 +17,7 @@ use skipstone::{Executor, ExecutorOptions, Model, Recipe};
 #[cfg(not(feature = "embedded"))]
 use crate::exit::UsageError;
 use crate::exit::{Exit, Hinted, IMAGE_THREAD};
-use crate::model::{OpenArgs, ThreadArgs};
+use crate::model::{ExecutionArgs, OpenArgs};
 use crate::ui::Ui;
 use crate::units;
 
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    threads: ThreadArgs,
+    execution: ExecutionArgs,
     #[command(flatten)]
     open: OpenArgs,
 }
@@ -115,8 +115,9 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
             }
         };
         thread::Builder::new().name(IMAGE_THREAD.to_owned()).spawn_scoped(scope, read_all)?;
-        let runtime = args.threads.start(ui)?;
-        let options = ExecutorOptions { input_size, ..Default::default() };
+        let runtime = args.execution.start(ui)?;
+        let options =
+            ExecutorOptions { input_size, numerics: args.execution.numerics, ..Default::default() };
         let executor = Executor::new(&runtime, &model, &options)?;
         classify(args, ui, &model, executor, sources, inputs)
     })

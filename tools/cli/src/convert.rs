@@ -13,6 +13,7 @@ use prost::Message;
 use skipstone::format::{self, PackOptions, TestVector, WeightDtype};
 use skipstone::graph::{Network, fuse};
 use skipstone::import::{ImportOptions, onnx};
+use skipstone::plan::Numerics;
 use skipstone::recipe::Resize;
 use skipstone::{Error, Isa, Model, Recipe, Runtime};
 
@@ -103,7 +104,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         let model = Model::from_bytes(&format::to_bytes(&source.network, &options)?)?;
         // The kernels that are the same on every machine, and not those that are to be checked.
         let runtime = Runtime::builder().isa(Isa::Portable).build()?;
-        let outputs = outputs(&runtime, &model, SELF_TEST_SEED)?;
+        let outputs = outputs(&runtime, &model, SELF_TEST_SEED, Numerics::Strict)?;
         options.test_vector = Some(TestVector { seed: SELF_TEST_SEED, outputs });
     }
     progress.set_message(format!("writing {}", output.display()));

@@ -10,7 +10,7 @@ use skipstone::{Executor, ExecutorOptions, Model, Recipe};
 
 use crate::exit::Exit;
 use crate::layers::{Layer, plan_table};
-use crate::model::{OpenArgs, ThreadArgs, describe_port, macs, nb_parameters};
+use crate::model::{ExecutionArgs, OpenArgs, describe_port, macs, nb_parameters};
 use crate::ui::{Ui, write_json};
 use crate::units;
 
@@ -32,16 +32,20 @@ pub(crate) struct Args {
     #[arg(long, value_name = "HxW", value_parser = units::parse_size)]
     input_size: Option<[usize; 2]>,
     #[command(flatten)]
-    threads: ThreadArgs,
+    execution: ExecutionArgs,
     #[command(flatten)]
     open: OpenArgs,
 }
 
 pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     let model = args.open.open(&args.model)?;
-    let runtime = args.threads.start(ui)?;
-    let options =
-        ExecutorOptions { batch: args.batch, input_size: args.input_size, ..Default::default() };
+    let runtime = args.execution.start(ui)?;
+    let options = ExecutorOptions {
+        batch: args.batch,
+        input_size: args.input_size,
+        numerics: args.execution.numerics,
+        ..Default::default()
+    };
     let executor = Executor::new(&runtime, &model, &options)?;
     let report = runtime.report();
     let plan = executor.plan();

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use skipstone::graph::{Graph, Port};
+use skipstone::plan::Numerics;
 use skipstone::{ErrorKind, Model, Runtime};
 
 use crate::exit::Hinted;
@@ -21,12 +22,17 @@ pub(crate) struct OpenArgs {
     no_mmap: bool,
 }
 
-/// How many threads run.
+/// How inferences run.
 #[derive(clap::Args)]
-pub(crate) struct ThreadArgs {
+pub(crate) struct ExecutionArgs {
     /// Threads per inference [default: the CPUs this process may use; see `skipstone doctor`]
     #[arg(long, value_name = "N", value_parser = units::parse_positive)]
     threads: Option<usize>,
+
+    /// Which rounding errors may be traded for time: `strict` is direct convolution alone, `fast` also
+    /// uses Winograd
+    #[arg(long, value_name = "CLASS", default_value_t)]
+    pub(crate) numerics: Numerics,
 }
 
 impl OpenArgs {
@@ -66,7 +72,7 @@ fn with_hint(path: &Path, error: skipstone::Error) -> anyhow::Error {
     Hinted { error, hint }.into()
 }
 
-impl ThreadArgs {
+impl ExecutionArgs {
     /// Starts the threads.
     pub(crate) fn start(&self, ui: &Ui) -> anyhow::Result<Runtime> {
         let builder = Runtime::builder();

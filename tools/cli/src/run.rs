@@ -9,7 +9,7 @@ use skipstone::{Executor, ExecutorOptions, Model};
 
 use crate::exit::{Exit, UsageError};
 use crate::layers::{Layer, profile_table};
-use crate::model::{OpenArgs, ThreadArgs, describe_port};
+use crate::model::{ExecutionArgs, OpenArgs, describe_port};
 use crate::npy::{self, Array};
 use crate::ui::Ui;
 use crate::units;
@@ -35,7 +35,7 @@ pub(crate) struct Args {
     #[arg(long)]
     profile: bool,
     #[command(flatten)]
-    threads: ThreadArgs,
+    execution: ExecutionArgs,
     #[command(flatten)]
     open: OpenArgs,
 }
@@ -62,9 +62,14 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
 
     let input_size = graph.inputs.first().zip(inputs.first());
     let input_size = input_size.and_then(|(port, (array, _))| spatial(array, port));
-    let options =
-        ExecutorOptions { batch: batch.min(MAX_BATCH), input_size, profile: args.profile };
-    let mut executor = Executor::new(&args.threads.start(ui)?, &model, &options)?;
+    let options = ExecutorOptions {
+        batch: batch.min(MAX_BATCH),
+        input_size,
+        profile: args.profile,
+        numerics: args.execution.numerics,
+        ..Default::default()
+    };
+    let mut executor = Executor::new(&args.execution.start(ui)?, &model, &options)?;
     let (outputs, times_ns) = run_all(&mut executor, &model, batch, &inputs, ui)?;
 
     for (array, file) in outputs.iter().zip(output_files) {

@@ -4,10 +4,11 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use skipstone::format::TestVector;
+use skipstone::plan::Numerics;
 use skipstone::{ErrorKind, Executor, ExecutorOptions, Model, Runtime};
 
 use crate::exit::Exit;
-use crate::model::{ThreadArgs, open_checked};
+use crate::model::{ExecutionArgs, open_checked};
 use crate::ui::Ui;
 
 /// Largest difference to the self-test vector, in parts of its largest value.
@@ -21,7 +22,7 @@ pub(crate) struct Args {
     /// A packed model
     model: PathBuf,
     #[command(flatten)]
-    threads: ThreadArgs,
+    execution: ExecutionArgs,
 }
 
 pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
@@ -40,8 +41,8 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
             Exit::Ok
         }
         Some(expected) => {
-            let runtime = args.threads.start(ui)?;
-            let found = outputs(&runtime, &model, expected.seed)?;
+            let runtime = args.execution.start(ui)?;
+            let found = outputs(&runtime, &model, expected.seed, args.execution.numerics)?;
             let difference = relative_difference(&found, &expected.outputs);
             let isa = runtime.report().isa;
             let (word, exit) = if difference <= TOLERANCE {
@@ -71,8 +72,10 @@ pub(crate) fn outputs(
     runtime: &Runtime,
     model: &Model,
     seed: u64,
+    numerics: Numerics,
 ) -> skipstone::Result<Vec<Vec<f32>>> {
-    let mut executor = Executor::new(runtime, model, &ExecutorOptions::default())?;
+    let mut executor =
+        Executor::new(runtime, model, &ExecutorOptions { numerics, ..Default::default() })?;
     let inputs = TestVector::inputs(seed, model.graph());
     executor.run(&inputs.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
     Ok((0..model.graph().outputs.len()).map(|i| executor.output(i).to_vec()).collect())

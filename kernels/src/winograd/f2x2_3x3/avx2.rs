@@ -3,7 +3,7 @@
 use std::arch::x86_64::__m256;
 
 use super::super::tiles;
-use super::super::{FilterArgs, InputArgs, Kernel, OutputArgs, Variant};
+use super::super::{FilterArgs, InputArgs, Kernel, OutputArgs, Variant, multiply};
 use super::F2x2;
 use crate::isa::Isa;
 
@@ -15,6 +15,7 @@ pub const KERNEL: Kernel = Kernel {
     filter: transform_filter,
     input: transform_input,
     output: transform_output,
+    multiply: multiply::avx2::multiply,
 };
 
 /// # Safety

@@ -4,7 +4,7 @@
 use wide::f32x4;
 
 use super::super::tiles;
-use super::super::{FilterArgs, InputArgs, Kernel, OutputArgs, Variant};
+use super::super::{FilterArgs, InputArgs, Kernel, OutputArgs, Variant, multiply};
 use super::F2x2;
 use crate::isa::Isa;
 
@@ -16,6 +16,7 @@ pub const KERNEL: Kernel = Kernel {
     filter: transform_filter,
     input: transform_input,
     output: transform_output,
+    multiply: multiply::portable::multiply,
 };
 
 /// # Safety

@@ -28,13 +28,16 @@ const A2_B2: f32 = 2.5;
 const KA: f32 = -2.0 / 3.0;
 const KB: f32 = 1.0 / 6.0;
 
-/// Rows p and -p of `G`: g[0] + p^2 g[2] +- p g[1].
+/// Rows +-a and +-b of `G`: k (g[0] + p^2 g[2]) +- k p g[1]. Both even parts have 1/3 of g[2].
 #[inline(always)]
-unsafe fn filter_pair<V: Vector>(g: [V; 3], p: f32, p2: f32) -> [V; 2] {
+unsafe fn filter_pairs<V: Vector>(g: [V; 3]) -> [V; 4] {
     // SAFETY: the caller's.
     unsafe {
-        let even = g[2].mul_add(V::splat(p2), g[0]);
-        [g[1].mul_add(V::splat(p), even), g[1].neg_mul_add(V::splat(p), even)]
+        let third = g[2].mul(V::splat(KB * B2));
+        let even_a = g[0].mul_sub(V::splat(KA), third);
+        let even_b = g[0].mul_add(V::splat(KB), third);
+        let (odd_a, odd_b) = (g[1].mul(V::splat(KA * A)), g[1].mul(V::splat(KB * B)));
+        [even_a.add(odd_a), even_a.sub(odd_a), even_b.add(odd_b), even_b.sub(odd_b)]
     }
 }
 
@@ -43,8 +46,7 @@ unsafe fn filter_pair<V: Vector>(g: [V; 3], p: f32, p2: f32) -> [V; 2] {
 unsafe fn filter_1d<V: Vector>(g: [V; 3]) -> [V; T] {
     // SAFETY: the caller's.
     unsafe {
-        let [a, minus_a] = filter_pair(g, A, A2);
-        let [b, minus_b] = filter_pair(g, B, B2);
+        let [a, minus_a, b, minus_b] = filter_pairs(g);
         [g[0], a, minus_a, b, minus_b, g[2]]
     }
 }
@@ -63,8 +65,8 @@ unsafe fn input_pair<V: Vector>([d1, d2, d3, d4]: [V; 4], p: f32, q2: f32) -> [V
     unsafe {
         let (p, q2) = (V::splat(p), V::splat(q2));
         let even = d2.neg_mul_add(q2, d4);
-        let odd = d1.neg_mul_add(q2, d3);
-        [odd.mul_add(p, even), odd.neg_mul_add(p, even)]
+        let odd = d1.neg_mul_add(q2, d3).mul(p);
+        [even.add(odd), even.sub(odd)]
     }
 }
 
@@ -85,10 +87,8 @@ unsafe fn output_even<V: Vector>(m: [V; 5]) -> [V; 2] {
     // SAFETY: the caller's.
     unsafe {
         let (sum_a, sum_b) = (m[1].add(m[2]), m[3].add(m[4]));
-        [
-            sum_b.mul_add(V::splat(KB), sum_a.mul_add(V::splat(KA), m[0])),
-            sum_b.mul_add(V::splat(KB * B2), sum_a.mul(V::splat(KA * A2))),
-        ]
+        let y2 = sum_b.mul_add(V::splat(B2), sum_a.mul(V::splat(A2)));
+        [m[0].add(sum_a).add(sum_b), y2]
     }
 }
 
@@ -99,8 +99,8 @@ unsafe fn output_odd<V: Vector>(m: [V; 5]) -> [V; 2] {
     unsafe {
         let (diff_a, diff_b) = (m[0].sub(m[1]), m[2].sub(m[3]));
         [
-            diff_b.mul_add(V::splat(KB * B), diff_a.mul(V::splat(KA * A))),
-            diff_b.mul_add(V::splat(KB * B2 * B), diff_a.mul_add(V::splat(KA * A2 * A), m[4])),
+            diff_b.mul_add(V::splat(B), diff_a.mul(V::splat(A))),
+            diff_b.mul_add(V::splat(B2 * B), diff_a.mul_add(V::splat(A2 * A), m[4])),
         ]
     }
 }
@@ -126,15 +126,17 @@ impl Transform for F4x4 {
     unsafe fn filter<V: Vector>(g: Grid<*const f32>, u: impl Sink<V>) {
         // SAFETY: the caller's.
         unsafe {
-            let [g0, g1, g2]: [[V; 3]; 3] = [0, 1, 2].map(|i| from_fn(|j| g.load(i, j)));
-            u.put(0, filter_1d(g0));
-            let pairs: [[V; 2]; 3] = from_fn(|j| filter_pair([g0[j], g1[j], g2[j]], A, A2));
-            u.put(1, filter_1d(pairs.map(|p| p[0])));
-            u.put(2, filter_1d(pairs.map(|p| p[1])));
-            let pairs: [[V; 2]; 3] = from_fn(|j| filter_pair([g0[j], g1[j], g2[j]], B, B2));
-            u.put(3, filter_1d(pairs.map(|p| p[0])));
-            u.put(4, filter_1d(pairs.map(|p| p[1])));
-            u.put(5, filter_1d(g2));
+            // Filters are read again for each use: a spilled vector would cost a store more, and stores
+            // are what limits this transform.
+            u.put(0, filter_1d(from_fn(|j| g.load(0, j))));
+            let mut rows = [[V::splat(0.0); 4]; 3];
+            for j in 0..3 {
+                rows[j] = filter_pairs(from_fn(|i| g.load(i, j)));
+            }
+            for p in 0..4 {
+                u.put(1 + p, filter_1d(rows.map(|r| r[p])));
+            }
+            u.put(5, filter_1d(from_fn(|j| g.load(2, j))));
         }
     }
 

@@ -1,0 +1,127 @@
+//! `multiply` for AVX2 + FMA.
+//!
+//! A register tile of 6 tiles by 16 channels: 12 accumulators, 2 filter vectors and 1 broadcast are 15 of 16
+//! ymm; 8 loads per 12 FMAs stay below the load ports' 2 per cycle.
+
+use std::arch::x86_64::*;
+use std::array::from_fn;
+
+use super::{MultiplyArgs, row_tiles};
+use crate::layout::{C_BLOCK, OC_PANEL};
+
+/// # Safety
+/// As [`multiply_raw`](super::super::Kernel::multiply_raw), on a CPU with AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+pub(in super::super) unsafe fn multiply(args: &MultiplyArgs) {
+    // Lines per block and point, so that all are fetched while the first tiles are computed.
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        match args.nb_points {
+            36 => points::<2>(args),
+            _ => points::<5>(args),
+        }
+    }
+}
+
+/// # Safety
+/// As [`multiply`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn points<const FETCH: usize>(args: &MultiplyArgs) {
+    let (taller, height, others) = row_tiles(args.nb_tiles);
+    let mut next = args.next;
+    for p in 0..args.nb_points {
+        let mut fetch = Some(&mut next);
+        let mut t = 0;
+        // SAFETY: the register tiles partition `0..nb_tiles`.
+        unsafe {
+            for _ in 0..taller {
+                rows::<FETCH>(args, height, p, t, fetch.take());
+                t += height;
+            }
+            for _ in 0..others {
+                rows::<FETCH>(args, height - 1, p, t, fetch.take());
+                t += height - 1;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`tile`] with that many rows.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+unsafe fn rows<const FETCH: usize>(
+    args: &MultiplyArgs,
+    height: usize,
+    p: usize,
+    t: usize,
+    next: Option<&mut *const f32>,
+) {
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        match height {
+            6 => tile::<6, FETCH>(args, p, t, next),
+            5 => tile::<5, FETCH>(args, p, t, next),
+            4 => tile::<4, FETCH>(args, p, t, next),
+            3 => tile::<3, FETCH>(args, p, t, next),
+            2 => tile::<2, FETCH>(args, p, t, next),
+            1 => tile::<1, FETCH>(args, p, t, next),
+            _ => {}
+        }
+    }
+}
+
+/// One register tile: tiles `t..t + ROWS` at point `p`. The first one of a point advances `next`.
+///
+/// # Safety
+/// As [`multiply`], `p < nb_points` and `t + ROWS <= nb_tiles`.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile<const ROWS: usize, const FETCH: usize>(
+    args: &MultiplyArgs,
+    p: usize,
+    t: usize,
+    next: Option<&mut *const f32>,
+) {
+    // SAFETY: addresses are those of the contract.
+    unsafe {
+        let mut v = args.v.add(p * args.v_point_stride + t * C_BLOCK);
+        let mut u = args.u.add(p * args.u_point_stride);
+        let m = args.m.add(p * args.m_point_stride + t * OC_PANEL);
+        let mut acc: [[__m256; 2]; ROWS] = if args.first {
+            [[_mm256_setzero_ps(); 2]; ROWS]
+        } else {
+            from_fn(|r| {
+                [_mm256_load_ps(m.add(r * OC_PANEL)), _mm256_load_ps(m.add(r * OC_PANEL + 8))]
+            })
+        };
+        // The same line again costs little.
+        let (mut line, advance) = match &next {
+            Some(next) => (**next, OC_PANEL),
+            None => (args.next, 0),
+        };
+        for _ in 0..args.nb_blocks {
+            for _ in 0..FETCH {
+                _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                line = line.wrapping_add(advance);
+            }
+            for k in 0..C_BLOCK {
+                let w0 = _mm256_load_ps(u.add(k * OC_PANEL));
+                let w1 = _mm256_load_ps(u.add(k * OC_PANEL + 8));
+                for r in 0..ROWS {
+                    let x = _mm256_broadcast_ss(&*v.add(r * C_BLOCK + k));
+                    acc[r][0] = _mm256_fmadd_ps(x, w0, acc[r][0]);
+                    acc[r][1] = _mm256_fmadd_ps(x, w1, acc[r][1]);
+                }
+            }
+            v = v.wrapping_add(args.v_block_stride);
+            u = u.wrapping_add(C_BLOCK * OC_PANEL);
+        }
+        for r in 0..ROWS {
+            _mm256_store_ps(m.add(r * OC_PANEL), acc[r][0]);
+            _mm256_store_ps(m.add(r * OC_PANEL + 8), acc[r][1]);
+        }
+        if let Some(next) = next {
+            *next = line;
+        }
+    }
+}
