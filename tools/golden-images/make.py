@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make tests/images: small image files, and what Pillow and torchvision make of them.
 
-    python3 tools/golden-images/make.py      (needs Pillow and torchvision)
+    python3 tools/golden-images/make.py      (needs Pillow 13 or newer, and torchvision)
 
 Every line of tests/images/cases.json is one image file, one recipe, and the pixels (a PNG file) that
 `ImageOps.exif_transpose`, `convert("RGB")`, torchvision's `resize` and `center_crop` give. The pictures are cut from

@@ -12,7 +12,7 @@ use indicatif::ProgressBar;
 use prost::Message;
 use skipstone::format::{self, PackOptions, TestVector, WeightDtype};
 use skipstone::graph::{Network, fuse};
-use skipstone::import::{ImportOptions, onnx};
+use skipstone::import::{ImportOptions, onnx, safetensors_file};
 use skipstone::plan::Numerics;
 use skipstone::recipe::Resize;
 use skipstone::{Error, Isa, Model, Recipe, Runtime};
@@ -72,7 +72,8 @@ enum Dtype {
 /// A network, and where it comes from.
 struct Source {
     network: Network,
-    nb_nodes: usize,
+    /// Of the file, before folding; weights alone have none.
+    nb_nodes: Option<usize>,
     len: u64,
     metadata: BTreeMap<String, String>,
 }
@@ -115,10 +116,10 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     let mut out = ui.stdout();
     writeln!(
         out,
-        "{}: {} nodes of {} left, {} parameters, {} MACs per image, {} (source {})",
+        "{}: {} nodes{}, {} parameters, {} MACs per image, {} (source {})",
         output.display(),
         graph.nodes.len(),
-        source.nb_nodes,
+        source.nb_nodes.map_or(String::new(), |n| format!(" left of {n}")),
         units::count(nb_parameters(graph)),
         units::count(macs(graph)?),
         units::bytes(written),
@@ -145,34 +146,58 @@ fn same_file(input: &Path, output: &Path) -> bool {
 
 fn import(args: &Args, progress: &ProgressBar) -> anyhow::Result<Source> {
     let path = &args.input;
-    progress.set_message(format!("reading {}", path.display()));
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    let len = bytes.len() as u64;
+    progress.set_message(format!("importing {}", path.display()));
+    let options = ImportOptions { input_size: args.input_size };
+    let is_safetensors = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
+    let (network, nb_nodes) = match (&args.arch, is_safetensors) {
+        (Some(arch), true) => (safetensors_file(path, arch, &options)?, None),
+        (None, false) => onnx_network(path, &options).map_err(|e| e.in_file(path))?,
+        (None, true) => {
+            let message = "safetensors files hold weights only: say with --arch what they are of";
+            return Err(UsageError(format!("{}: {message}", path.display())).into());
+        }
+        (Some(_), false) => {
+            let message = "--arch is for safetensors files, this one says itself what it is";
+            return Err(UsageError(format!("{}: {message}", path.display())).into());
+        }
+    };
+
+    let unreadable = |e| Error::io(path, "read", e);
+    let mut file = fs::File::open(path).map_err(unreadable)?;
+    let len = file.metadata().map_err(unreadable)?.len();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(&mut file).map_err(unreadable)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let metadata = BTreeMap::from([
+    let mut metadata = BTreeMap::from([
         ("converter".to_owned(), format!("skipstone {}", env!("CARGO_PKG_VERSION"))),
         ("source".to_owned(), name),
-        ("source-blake3".to_owned(), blake3::hash(&bytes).to_hex().to_string()),
+        ("source-blake3".to_owned(), hasher.finalize().to_hex().to_string()),
     ]);
-    let import = || {
-        // Weights stay where they are in the file's bytes until they are used.
-        let model = onnx::proto::ModelProto::decode(Bytes::from(bytes))
-            .map_err(|e| Error::format("not an ONNX model").caused_by(e))?;
-        let nb_nodes = model.graph.as_ref().map_or(0, |g| g.node.len());
-        progress.set_message("folding and fusing");
-        let options = ImportOptions { input_size: args.input_size };
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-        let mut network = onnx::network(model, Some(folder.unwrap_or(Path::new("."))), &options)?;
-        fuse::fuse(&mut network)?;
-        Ok((network, nb_nodes))
-    };
-    let (network, nb_nodes) = import().map_err(|e: Error| e.in_file(path))?;
+    if let Some(arch) = &args.arch {
+        metadata.insert("architecture".to_owned(), arch.clone());
+    }
     Ok(Source { network, nb_nodes, len, metadata })
+}
+
+/// As [`skipstone::import::onnx_file`]; also counts the file's nodes.
+fn onnx_network(
+    path: &Path,
+    options: &ImportOptions,
+) -> skipstone::Result<(Network, Option<usize>)> {
+    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    // Weights stay where they are in the file's bytes until they are used.
+    let model = onnx::proto::ModelProto::decode(Bytes::from(bytes))
+        .map_err(|e| Error::format("not an ONNX model").caused_by(e))?;
+    let nb_nodes = model.graph.as_ref().map(|g| g.node.len());
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut network = onnx::network(model, Some(folder), options)?;
+    fuse::fuse(&mut network)?;
+    Ok((network, nb_nodes))
 }
 
 fn read_labels(path: &Path) -> anyhow::Result<Vec<String>> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let labels: Vec<_> = text.lines().map(|line| line.trim().to_owned()).collect();
+    let labels: Vec<_> = text.trim_end().lines().map(|line| line.trim().to_owned()).collect();
     ensure!(!labels.is_empty(), "{}: no labels", path.display());
     Ok(labels)
 }

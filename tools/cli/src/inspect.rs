@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Value, json};
 use skipstone::graph::Port;
+use skipstone::recipe::Resize;
 use skipstone::{Executor, ExecutorOptions, Model, Recipe};
 
 use crate::exit::Exit;
@@ -170,14 +171,19 @@ fn print(out: &mut impl Write, args: &Args, model: &Model) -> anyhow::Result<()>
 fn describe_recipe(recipe: &Recipe) -> String {
     let Recipe { resize, interpolation, crop, channels, scale, mean, std } = recipe;
     let mut steps = vec![];
-    if let Some(resize) = resize {
-        steps.push(format!("resize {resize:?} {interpolation:?}").to_lowercase());
+    let size = resize.map(|resize| match resize {
+        Resize::ShortSide(n) => format!("short side {n}"),
+        Resize::Exact { height, width } => format!("{height}x{width}"),
+        other => format!("{other:?}"),
+    });
+    if let Some(size) = size {
+        steps.push(format!("resize to {size} {interpolation:?}").to_lowercase());
     }
     if let Some([height, width]) = crop {
         steps.push(format!("centre crop {height}x{width}"));
     }
     steps.push(format!("{channels:?}").to_lowercase());
-    steps.push(format!("(pixel * {scale} - {mean:?}) / {std:?}"));
+    steps.push(format!("({scale} * pixel - {mean:?}) / {std:?}"));
     steps.join(", ")
 }
 

@@ -5,6 +5,9 @@ mod common;
 use std::fs;
 
 use common::Folder;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use skipstone::import::synth::{SynthOptions, synth, write_onnx};
 
 /// Small enough to run in a moment; with strides, shortcuts and odd sizes.
 const ARCH: &str = "tiny_resnet";
@@ -38,6 +41,35 @@ fn converts_and_tells_what_it_did() {
     assert_eq!(first, fs::read(folder.path("again.skip")).unwrap());
     folder.skipstone(&["pack", &input, "-o", "half.skip", "--dtype", "f16"]).ok();
     assert!(fs::metadata(folder.path("half.skip")).unwrap().len() < first.len() as u64);
+}
+
+#[test]
+fn safetensors_need_an_architecture() {
+    let folder = Folder::new("safetensors");
+    let model = synth("resnet18", 5, &SynthOptions::default()).unwrap();
+    let tensors = model.graph.as_ref().unwrap().initializer.iter().map(|t| {
+        let shape = t.dims.iter().map(|d| *d as usize).collect();
+        (t.name.as_str(), TensorView::new(Dtype::F32, shape, &t.raw_data).unwrap())
+    });
+    folder.write("weights.safetensors", safetensors::serialize(tensors, None).unwrap());
+    write_onnx(&model, &folder.path("graph.onnx")).unwrap();
+
+    folder.skipstone(&["convert", "weights.safetensors"]).fails(2, &["--arch"]);
+    folder.skipstone(&["convert", "graph.onnx", "--arch", "resnet18"]).fails(2, &["--arch"]);
+    folder
+        .skipstone(&["convert", "weights.safetensors", "--arch", "resnet34"])
+        .fails(2, &["weights.safetensors", "resnet18"]);
+    folder
+        .skipstone(&["convert", "weights.safetensors", "--arch", "resnet19"])
+        .fails(2, &["resnet19"]);
+    folder.skipstone(&["convert", "weights.safetensors", "--arch", "resnet18"]).ok();
+    folder.skipstone(&["convert", "graph.onnx"]).ok();
+
+    let inspect = |file| folder.skipstone(&["inspect", file, "--json"]).json();
+    let (weights, graph) = (inspect("weights.skip"), inspect("graph.skip"));
+    assert_eq!(weights["metadata"]["architecture"], "resnet18");
+    assert_eq!(weights["parameters"], graph["parameters"]);
+    assert_eq!(weights["plan"]["layers"], graph["plan"]["layers"]);
 }
 
 #[test]
