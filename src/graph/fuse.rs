@@ -26,7 +26,8 @@ use super::{Affine, Clamp, ConstId, Conv, Network, Node, Op, Pad, Pool, PoolKind
 use super::{Axis, reference};
 use crate::error::Result;
 
-/// Elements of constants that may be computed from constants; real networks have none to compute.
+/// Elements of constants that may be read and written to compute constants; real networks have
+/// none to compute.
 const MAX_FOLDED: usize = 1 << 26;
 
 /// Simplifies the network in place: folds constants into weights, fuses clamp and residual
@@ -135,7 +136,6 @@ impl<'a> Rewriter<'a> {
         let mut facts = node.inputs.iter().map(|v| self.facts[v.0 as usize]);
         let first = facts.next().unwrap_or_default();
         let others_nonnegative = facts.all(|f| f.is_nonnegative);
-        let bounded = |clamp: Clamp| clamp.min >= 0.0 && clamp.max >= 0.0;
         let is_vector = match &node.op {
             Op::GlobalAveragePool | Op::Linear(_) | Op::Flatten { .. } => true,
             Op::Constant(id) => self.network.graph.constant(*id).shape[1..] == [1, 1],
@@ -147,12 +147,14 @@ impl<'a> Rewriter<'a> {
             Op::Pad { frame, .. } => first.is_vector && *frame == Pad::default(),
             _ => first.is_vector,
         };
+        let clamp = node.op.clamp();
+        let is_bounded = clamp.min >= 0.0 && clamp.max >= 0.0;
         let is_nonnegative = match &node.op {
-            Op::Conv(Conv { clamp, .. }) | Op::Affine(Affine { clamp, .. }) => bounded(*clamp),
-            Op::Linear(l) => bounded(l.clamp),
-            Op::Add(clamp) => bounded(*clamp) || first.is_nonnegative && others_nonnegative,
-            Op::Clamp(clamp) => bounded(*clamp) || first.is_nonnegative && clamp.max >= 0.0,
-            Op::Concat => first.is_nonnegative && others_nonnegative,
+            Op::Conv(_) | Op::Linear(_) | Op::Affine(_) => is_bounded,
+            Op::Add(_) | Op::Concat => {
+                is_bounded || clamp.max >= 0.0 && first.is_nonnegative && others_nonnegative
+            }
+            Op::Clamp(_) => is_bounded || clamp.max >= 0.0 && first.is_nonnegative,
             Op::Pad { value, .. } => first.is_nonnegative && *value >= 0.0,
             Op::Softmax { log } => !log,
             Op::Constant(_) => false,
@@ -242,9 +244,12 @@ impl<'a> Rewriter<'a> {
         self.network.add_constant(name, shape, data)
     }
 
-    /// Computes a node of constants.
+    /// Computes a node of constants, if that is little work.
     fn fold_constants(&mut self, i: usize) -> bool {
         let node = &self.network.graph.nodes[i];
+        if matches!(node.op, Op::Conv(_) | Op::Linear(_) | Op::Pool(_)) {
+            return false;
+        }
         let constant = |v: &ValueId| match self.op(self.network.graph.node_of(*v)?) {
             Op::Constant(id) => Some(*id),
             _ => None,
@@ -252,7 +257,9 @@ impl<'a> Rewriter<'a> {
         let ids: Option<Vec<ConstId>> = node.inputs.iter().map(constant).collect();
         let Some(ids) = ids.filter(|ids| !ids.is_empty()) else { return false };
         let output = self.shapes[self.network.graph.value_of(i).0 as usize];
-        let Some(left) = self.left_to_fold.checked_sub(output.len()) else { return false };
+        let operands = ids.iter().map(|id| self.network.constant(*id).len());
+        let work = operands.sum::<usize>() + output.len();
+        let Some(left) = self.left_to_fold.checked_sub(work) else { return false };
         self.left_to_fold = left;
         let widened: Vec<Vec<f64>> = ids
             .iter()

@@ -172,7 +172,7 @@ pub enum Op {
     },
     /// See [`Slice`].
     Slice(Slice),
-    /// `[C, H, W]` to a vector of `C*H*W` channels, in `order` of the source's axes.
+    /// `[C, H, W]` to a vector of `C*H*W` channels.
     Flatten {
         /// Whether the vector runs through `H, W, C` (an NHWC source) and not `C, H, W`.
         channels_last: bool,
@@ -232,6 +232,18 @@ impl Op {
         a.into_iter().chain(b)
     }
 
+    /// The bounds of its result.
+    pub fn clamp(&self) -> Clamp {
+        match self {
+            Op::Conv(Conv { clamp, .. })
+            | Op::Linear(Linear { clamp, .. })
+            | Op::Affine(Affine { clamp, .. })
+            | Op::Add(clamp)
+            | Op::Clamp(clamp) => *clamp,
+            _ => Clamp::NONE,
+        }
+    }
+
     /// The clamp it applies last, where it has one to set.
     pub fn clamp_mut(&mut self) -> Option<&mut Clamp> {
         match self {
@@ -268,7 +280,7 @@ impl Op {
             ))),
             _ => Ok(()),
         };
-        let clamp = self.clone().clamp_mut().map_or(Clamp::NONE, |c| *c);
+        let clamp = self.clamp();
         if clamp.min.is_nan() || clamp.max.is_nan() {
             return Err(Error::format("a bound of the clamp is not a number"));
         }

@@ -123,6 +123,34 @@ impl AxisMap {
     }
 }
 
+/// How a flattened group of logical axes runs.
+pub(super) struct FlattenOrder {
+    /// `H, W, C` and not `C, H, W`.
+    pub(super) channels_last: bool,
+    /// Whether this is so at any input size, and not only where some extents are 1.
+    pub(super) is_exact: bool,
+}
+
+/// The order of a group of logical axes, if [`Op::Flatten`](crate::graph::Op::Flatten) knows it.
+pub(super) fn flatten_order(group: &[Axis], shape: Shape) -> Result<FlattenOrder> {
+    let is_wide = |a: &Axis| !extent(*a, shape).same(SymInt::known(1));
+    let wide: Vec<Axis> = group.iter().copied().filter(is_wide).collect();
+    for (axes, is_exact) in [(group, true), (&wide, false)] {
+        for channels_last in [false, true] {
+            let order = match channels_last {
+                false => [Axis::C, Axis::H, Axis::W],
+                true => [Axis::H, Axis::W, Axis::C],
+            };
+            if axes.is_sorted_by_key(|a| order.iter().position(|o| o == a)) {
+                return Ok(FlattenOrder { channels_last, is_exact });
+            }
+        }
+    }
+    Err(Error::unsupported(format!(
+        "flattening axes in order {group:?}; only C, H, W and H, W, C are supported"
+    )))
+}
+
 /// An ONNX axis of a tensor of `rank` axes as an index; negative ones count from the end.
 pub(super) fn resolve_axis(axis: i64, rank: usize) -> Result<usize> {
     let index = if axis < 0 { axis.checked_add(rank as i64) } else { Some(axis) };

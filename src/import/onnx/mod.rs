@@ -332,25 +332,19 @@ impl<'a> Importer<'a> {
             }
             let group = x.axes.0[i].clone();
             let shape = self.shape(&x);
-            let others = x.axes.0.iter().flatten().filter(|a| **a != Axis::N).count();
-            if group.len() > 1 && group.len() == others && !group.contains(&Axis::N) {
-                let channels_last = flatten_order(&group, shape)?;
-                if channels_last.is_inexact {
-                    self.network.graph.fixed_size = true;
-                }
-                x.value = self.emit(
-                    name,
-                    Op::Flatten { channels_last: channels_last.value },
-                    &[x.value],
-                )?;
+            let nb_others = x.axes.0.iter().flatten().filter(|a| **a != Axis::N).count();
+            if group.len() > 1 && group.len() == nb_others && !group.contains(&Axis::N) {
+                let order = axes::flatten_order(&group, shape)?;
+                self.network.graph.fixed_size |= !order.is_exact;
+                let flatten = Op::Flatten { channels_last: order.channels_last };
+                x.value = self.emit(name, flatten, &[x.value])?;
                 x.axes.0[i] = vec![Axis::C];
                 continue;
             }
-            let one = |a: &Axis| axes::extent(*a, shape).same(SymInt::known(1));
-            if group.iter().any(|a| one(a) && *a != Axis::C) {
-                self.network.graph.fixed_size = true;
-            }
-            x.axes.0[i].retain(|a| !one(a));
+            // Axes that happen to be 1 at the default input size can be left out at that size.
+            let is_one = |a: &Axis| axes::extent(*a, shape).same(SymInt::known(1));
+            self.network.graph.fixed_size |= group.iter().any(|a| is_one(a) && *a != Axis::C);
+            x.axes.0[i].retain(|a| !is_one(a));
             if x.axes.0[i].len() > 1 {
                 return Err(Error::unsupported(format!(
                     "axis {i} merges {group:?}, which cannot be used as one axis here"
@@ -359,29 +353,4 @@ impl<'a> Importer<'a> {
         }
         Ok(x)
     }
-}
-
-/// The order in which a flattened group runs.
-struct FlattenOrder {
-    value: bool,
-    /// Whether it holds only because some extents are 1 at the default input size.
-    is_inexact: bool,
-}
-
-fn flatten_order(group: &[Axis], shape: Shape) -> Result<FlattenOrder> {
-    let wide: Vec<Axis> =
-        group.iter().copied().filter(|&a| !axes::extent(a, shape).same(SymInt::known(1))).collect();
-    for (axes, is_inexact) in [(group, false), (&wide, true)] {
-        for (order, value) in
-            [([Axis::C, Axis::H, Axis::W], false), ([Axis::H, Axis::W, Axis::C], true)]
-        {
-            let position = |a: &Axis| order.iter().position(|o| o == a);
-            if axes.is_sorted_by_key(position) {
-                return Ok(FlattenOrder { value, is_inexact });
-            }
-        }
-    }
-    Err(Error::unsupported(format!(
-        "flattening axes in order {group:?}; only C, H, W and H, W, C are supported"
-    )))
 }
