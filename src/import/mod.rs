@@ -18,7 +18,8 @@ use crate::graph::{Network, fuse};
 /// Settings of an import.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
-    /// Height and width where the file leaves them open, instead of 224x224.
+    /// Height and width where the file leaves them open, instead of 224x224. It matters where an
+    /// attribute depends on the size ([`Graph::fixed_size`](crate::graph::Graph::fixed_size)).
     pub input_size: Option<[usize; 2]>,
 }
 
