@@ -191,8 +191,8 @@ const FASTEST: Algorithm = Algorithm::WinogradF4;
 /// tiles of their own and find filters transformed. Above, a run transforms the filters in L2 from
 /// a quarter of the bytes, since all of them would come from memory.
 const MAX_TILES_CHANNELS: usize = 128;
-/// Bytes of V that a member's block of tiles may take: half of the smallest L2 among target CPUs.
-const V_BYTES: usize = 256 << 10;
+/// Bytes of V that a member's block of tiles may take: a quarter of the smallest L2 among target CPUs.
+const V_BYTES: usize = 128 << 10;
 /// Fewest tiles of a block: two register tiles.
 const MIN_TILES: usize = 12;
 /// Tiles of a pass that members share: V of 512 channels is then 4.5 MiB.

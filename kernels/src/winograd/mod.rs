@@ -24,8 +24,8 @@
 //! A^T[i][p] = p^i / N_p                          A^T[i][inf] = (i == m - 1)
 //! ```
 //!
-//! `1 / N_p` belongs to any of the three; in `A^T`, whose entries are multiplied by a constant
-//! anyway, it costs no operation. So filters are transformed without rounding constants but p.
+//! `1 / N_p` may go with any of the three. F(2x2) leaves it in `A^T`, whose entries are multiplied
+//! by a constant anyway; F(4x4) moves it to `G[p]`, where both pairs of points share a term of it.
 //!
 //! # The points, and the error
 //! F(2x2) takes 0, 1, -1: all constants are powers of two. F(4x4) takes 0, +-1/sqrt(2), +-sqrt(2):
