@@ -1,15 +1,13 @@
-//! Every kernel of the registry against an obvious f64 loop, over sizes around the tile.
+//! Every kernel of the registry against an obvious f64 loop, over sizes around the tile, with every
+//! buffer ending, then starting, at a page that cannot be accessed.
+#![cfg(unix)]
 
 mod common;
 
-use common::{Rng, direct_tolerance};
+use common::guarded::Placement;
+use common::{Line, Rng, direct_tolerance, flat};
 use skipstone_kernels::registry;
 use skipstone_kernels::sconv::{Kernel, MR, PanelJob, row_tiles};
-
-/// 16 floats on a cache line, so that a `Vec` of them is aligned as weights must be.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([f32; 16]);
 
 struct Case {
     nb_pixels: usize,
@@ -21,30 +19,36 @@ struct Case {
 }
 
 /// Runs one panel and compares every element, and that nothing else was written.
-fn check(kernel: &Kernel, case: &Case, rng: &mut Rng) {
+fn check(kernel: &Kernel, case: &Case, place: Placement, rng: &mut Rng) {
     let Case { nb_pixels, nb_taps, tap_len, nb_blocks, residual, clamp } = *case;
     // Pixels and taps in scrambled places, as strides and frames make them.
     let src_pixels: Vec<u32> =
         (0..nb_pixels).map(|m| ((m * 37) % (nb_pixels * 3)) as u32).collect();
     let taps: Vec<u32> = (0..nb_taps).map(|t| (t * 41 % (nb_taps * 2)) as u32 * 8).collect();
-    let src = rng.vec(nb_pixels * 3 + nb_taps * 16 + tap_len);
+    let max = |offsets: &[u32]| offsets.iter().copied().max().unwrap_or(0) as usize;
+    // The last window ends with the buffer.
+    let src = place.copy(&rng.vec(max(&src_pixels) + max(&taps) + tap_len));
     let k = nb_taps * tap_len;
     let weights: Vec<Line> = (0..k).map(|_| Line(std::array::from_fn(|_| rng.f32()))).collect();
-    // SAFETY: `Line` is 16 floats without padding.
-    let flat = unsafe { std::slice::from_raw_parts(weights.as_ptr().cast(), k * 16) };
-    let bias: [f32; 16] = std::array::from_fn(|_| rng.f32());
-    let block_stride = nb_pixels * 8 + 24;
+    let weights = place.copy(&weights);
+    let (src_pixels, taps) = (place.copy(&src_pixels), place.copy(&taps));
+    let bias = place.copy(&[Line(std::array::from_fn(|_| rng.f32()))]);
+    let bias = &bias[0].0;
+    // A pixel of slack in front, so that writes between pixels are seen; none behind.
+    let block_stride = nb_pixels * 8 + 16;
     let pixels: Vec<u32> = (0..nb_pixels).map(|m| 8 + 8 * (nb_pixels - 1 - m) as u32).collect();
-    let res = rng.vec(block_stride * 2 + 8);
+    let pixels = place.copy(&pixels);
+    let act_len = (nb_blocks - 1) * block_stride + 8 + 8 * nb_pixels;
+    let res = place.copy(&rng.vec(act_len));
     const GUARD: f32 = 12345.0;
-    let mut dst = vec![GUARD; block_stride * 2 + 8];
+    let mut dst = place.filled(act_len, GUARD);
     kernel.run(PanelJob {
         src: &src,
         src_pixels: &src_pixels,
         taps: &taps,
         tap_len,
-        weights: flat,
-        bias: &bias,
+        weights: flat(&weights),
+        bias,
         dst: &mut dst,
         dst_pixels: &pixels,
         dst_block_stride: block_stride,
@@ -89,7 +93,9 @@ fn sconv_around_the_tile() {
                 for (nb_blocks, residual) in [(1, false), (2, true), (1, true), (2, false)] {
                     let clamp = [[0.0, f32::INFINITY], [-0.5, 0.5]][rng.below(2)];
                     let case = Case { nb_pixels, nb_taps, tap_len, nb_blocks, residual, clamp };
-                    check(kernel, &case, &mut rng);
+                    for place in Placement::ALL {
+                        check(kernel, &case, place, &mut rng);
+                    }
                 }
             }
         }
@@ -100,15 +106,13 @@ fn sconv_around_the_tile() {
 fn nan_reaches_the_output_through_the_clamp() {
     for kernel in registry::SCONV.iter().filter(|k| k.isa.is_available()) {
         let weights = [Line([1.0; 16]); 8];
-        // SAFETY: `Line` is 16 floats without padding.
-        let flat = unsafe { std::slice::from_raw_parts(weights.as_ptr().cast(), 128) };
         let mut dst = [0.0; 16];
         kernel.run(PanelJob {
             src: &[f32::NAN; 8],
             src_pixels: &[0],
             taps: &[0],
             tap_len: 8,
-            weights: flat,
+            weights: flat(&weights),
             bias: &[0.0; 16],
             dst: &mut dst,
             dst_pixels: &[0],

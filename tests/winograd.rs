@@ -1,9 +1,12 @@
 //! Winograd: the transforms of every kernel against plain matrix products in f64, and whole
-//! convolutions against a direct sum in f64.
+//! convolutions against a direct sum in f64. Every buffer ends, then starts, at a page that cannot be
+//! accessed.
+#![cfg(unix)]
 
 mod common;
 
-use common::{Rng, winograd_f2_tolerance, winograd_f4_tolerance};
+use common::guarded::{Guarded, Placement};
+use common::{Line, Rng, flat, winograd_f2_tolerance, winograd_f4_tolerance};
 use skipstone_kernels::layout::{C_BLOCK, LayoutTag, OC_PANEL};
 use skipstone_kernels::pack::{ConvGeometry, pack};
 use skipstone_kernels::registry;
@@ -15,22 +18,14 @@ use skipstone_kernels::winograd::{
     FilterArgs, InputArgs, Kernel, OutputArgs, Tile, Variant, point_stride,
 };
 
-/// 16 floats on a cache line, so that a `Vec` of them is aligned as the kernels ask.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([f32; 16]);
-
-fn lines(len: usize, fill: f32) -> Vec<Line> {
-    vec![Line([fill; 16]); len.div_ceil(16)]
+fn lines(place: Placement, len: usize, fill: f32) -> Guarded<Line> {
+    place.filled(len.div_ceil(16), Line([fill; 16]))
 }
 
-fn flat(lines: &[Line]) -> &[f32] {
-    // SAFETY: `Line` is 16 floats without padding.
-    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 16) }
-}
-
-fn available() -> impl Iterator<Item = Kernel> {
-    registry::WINOGRAD.iter().copied().filter(|k| k.isa.is_available())
+/// Each kernel that this CPU has, with each placement of its buffers.
+fn available() -> impl Iterator<Item = (Kernel, Placement)> {
+    let kernels = registry::WINOGRAD.iter().copied().filter(|k| k.isa.is_available());
+    kernels.flat_map(|kernel| Placement::ALL.map(|place| (kernel, place)))
 }
 
 /// Rounding of one transform: a few operations on values whose magnitudes add up to `magnitude`.
@@ -53,14 +48,14 @@ const GUARD: f32 = 12345.0;
 #[test]
 fn transform_filter_is_its_matrix() {
     let mut rng = Rng(1);
-    for kernel in available() {
+    for (kernel, place) in available() {
         let (t, g) = (kernel.variant.t(), filter_matrix(kernel.variant));
         for nb_blocks in [1, 3] {
             let tap = C_BLOCK * OC_PANEL;
-            let src = rng.vec(nb_blocks * 9 * tap);
+            let src = place.copy(&rng.vec(nb_blocks * 9 * tap));
             let len = nb_blocks * tap;
             let stride = point_stride(len);
-            let mut dst = lines(t * t * stride, GUARD);
+            let mut dst = lines(place, (t * t - 1) * stride + len, GUARD);
             let args = FilterArgs {
                 src: src.as_ptr(),
                 nb_blocks,
@@ -83,7 +78,7 @@ fn transform_filter_is_its_matrix() {
                     );
                 }
             }
-            for p in 0..t * t {
+            for p in 0..t * t - 1 {
                 assert!(u[p * stride + len..(p + 1) * stride].iter().all(|v| *v == GUARD));
             }
         }
@@ -93,11 +88,11 @@ fn transform_filter_is_its_matrix() {
 #[test]
 fn transform_input_is_its_matrix_and_reads_only_what_exists() {
     let mut rng = Rng(2);
-    for kernel in available() {
+    for (kernel, place) in available() {
         let (t, b) = (kernel.variant.t(), input_matrix(kernel.variant));
         let (height, width, nb_blocks) = (t + 3, t + 5, 2);
         let (row_stride, plane_stride) = (width * C_BLOCK, height * width * C_BLOCK);
-        let src = rng.vec(nb_blocks * plane_stride);
+        let src = place.copy(&rng.vec(nb_blocks * plane_stride));
         // Every extent that a tile can have, each with its corner so that the rest is outside.
         let tiles: Vec<Tile> = (1..=t)
             .flat_map(|rows| (1..=t).map(move |columns| (rows, columns)))
@@ -112,9 +107,11 @@ fn transform_input_is_its_matrix_and_reads_only_what_exists() {
                 }
             })
             .collect();
+        let tiles = place.copy(&tiles);
         let block_stride = tiles.len() * C_BLOCK;
-        let stride = point_stride(nb_blocks * block_stride);
-        let mut dst = lines(t * t * stride, GUARD);
+        let len = nb_blocks * block_stride;
+        let stride = point_stride(len);
+        let mut dst = lines(place, (t * t - 1) * stride + len, GUARD);
         let args = InputArgs {
             src: src.as_ptr(),
             row_stride,
@@ -158,15 +155,15 @@ fn transform_input_is_its_matrix_and_reads_only_what_exists() {
 #[test]
 fn transform_output_is_its_matrix_and_writes_only_what_exists() {
     let mut rng = Rng(3);
-    for kernel in available() {
+    for (kernel, place) in available() {
         let (t, m, a) = (kernel.variant.t(), kernel.variant.m(), output_matrix(kernel.variant));
         let extents: Vec<[u8; 2]> =
             (1..=m as u8).flat_map(|r| (1..=m as u8).map(move |c| [r, c])).collect();
         let nb_tiles = extents.len();
         let stride = point_stride(nb_tiles * OC_PANEL);
-        let mut src = lines(t * t * stride, 0.0);
+        let mut src = lines(place, (t * t - 1) * stride + nb_tiles * OC_PANEL, 0.0);
         src.iter_mut().for_each(|line| line.0 = std::array::from_fn(|_| rng.f32()));
-        let bias: [f32; 16] = std::array::from_fn(|_| rng.f32());
+        let bias = place.copy(&rng.vec(16));
         // Tiles one after the other in a single row of tiles, a frame of one pixel around each.
         let row_stride = nb_tiles * (m + 1) * C_BLOCK + 8;
         let block_stride = (m + 1) * row_stride;
@@ -181,10 +178,14 @@ fn transform_output_is_its_matrix_and_writes_only_what_exists() {
                 dst_extent,
             })
             .collect();
-        let res = rng.vec(2 * block_stride);
+        let tiles = place.copy(&tiles);
         for (nb_blocks, residual) in [(1, false), (1, true), (2, false), (2, true)] {
             let clamp = [-0.5, 1.5];
-            let mut dst = vec![GUARD; 2 * block_stride];
+            // The last tile's last pixel ends the buffer.
+            let last = |first: u32| first as usize + (m - 1) * (row_stride + C_BLOCK) + C_BLOCK;
+            let act_len = |first: u32| (nb_blocks - 1) * block_stride + last(first);
+            let res = place.copy(&rng.vec(act_len(tiles[nb_tiles - 1].res)));
+            let mut dst = place.filled(act_len(tiles[nb_tiles - 1].dst), GUARD);
             let args = OutputArgs {
                 src: src.as_ptr().cast(),
                 point_stride: stride,
@@ -236,16 +237,21 @@ fn transform_output_is_its_matrix_and_writes_only_what_exists() {
 }
 
 /// One convolution of an image by the kernels alone, no blocking: `[oc][h][w]`.
-fn convolve(kernel: Kernel, [oc, ic, h, w]: [usize; 4], x: &[f32], g: &[f32]) -> Vec<f32> {
+fn convolve(
+    (kernel, place): (Kernel, Placement),
+    [oc, ic, h, w]: [usize; 4],
+    x: &[f32],
+    g: &[f32],
+) -> Vec<f32> {
     let (variant, nb_points) = (kernel.variant, kernel.variant.nb_points());
     let (m, t) = (variant.m(), variant.t());
     let geometry = ConvGeometry::new(oc, ic, 3, 3, 1).expect("a valid geometry");
-    let mut packed = vec![0.0; geometry.packed_len(LayoutTag::OIhw8i16o)];
+    let mut packed = place.filled(geometry.packed_len(LayoutTag::OIhw8i16o), 0.0);
     pack(&geometry, LayoutTag::OIhw8i16o, g, &mut packed);
     // nChw8c with a frame of one zero.
     let ic_blocks = ic.div_ceil(C_BLOCK);
     let (row_stride, plane_stride) = ((w + 2) * C_BLOCK, (h + 2) * (w + 2) * C_BLOCK);
-    let mut src = vec![0.0; ic_blocks * plane_stride];
+    let mut src = place.filled(ic_blocks * plane_stride, 0.0);
     for (i, v) in x.iter().enumerate() {
         let (c, y, x) = (i / (h * w), i / w % h, i % w);
         let at = c / 8 * plane_stride + (y + 1) * row_stride + (x + 1) * C_BLOCK + c % 8;
@@ -267,7 +273,7 @@ fn convolve(kernel: Kernel, [oc, ic, h, w]: [usize; 4], x: &[f32], g: &[f32]) ->
         .collect();
     let nb_tiles = tiles.len();
     let v_stride = point_stride(ic_blocks * nb_tiles * C_BLOCK);
-    let mut v = lines(nb_points * v_stride, f32::NAN);
+    let mut v = lines(place, nb_points * v_stride, f32::NAN);
     // SAFETY: the kernel is available, and the buffers have the lengths of the contract.
     unsafe {
         kernel.transform_input_raw(&InputArgs {
@@ -283,15 +289,15 @@ fn convolve(kernel: Kernel, [oc, ic, h, w]: [usize; 4], x: &[f32], g: &[f32]) ->
         });
     }
     let nb_panels = geometry.nb_panels();
-    let mut dst = vec![0.0; oc.div_ceil(C_BLOCK) * dst_block];
+    let mut dst = place.filled(oc.div_ceil(C_BLOCK) * dst_block, 0.0);
     let sconv = registry::sconv(kernel.isa);
     let pixels: Vec<u32> = (0..nb_tiles).map(|t| (t * C_BLOCK) as u32).collect();
     let taps: Vec<u32> = (0..ic_blocks).map(|b| (b * nb_tiles * C_BLOCK) as u32).collect();
     for panel in 0..nb_panels {
         let u_stride = point_stride(ic_blocks * C_BLOCK * OC_PANEL);
-        let mut u = lines(nb_points * u_stride, f32::NAN);
+        let mut u = lines(place, nb_points * u_stride, f32::NAN);
         let m_stride = point_stride(nb_tiles * OC_PANEL);
-        let mut products = lines(nb_points * m_stride, f32::NAN);
+        let mut products = lines(place, nb_points * m_stride, f32::NAN);
         let nb_blocks = (oc.div_ceil(C_BLOCK) - 2 * panel).min(2);
         // SAFETY: the kernels are available, and the buffers have the lengths of the contracts.
         unsafe {
@@ -373,8 +379,8 @@ fn kernels_convolve_within_the_variants_tolerance() {
             }
         }
         let largest = exact.iter().fold(0.0, |a: f64, v| a.max(v.abs()));
-        for kernel in available() {
-            let found = convolve(kernel, [oc, ic, h, w], &x, &g);
+        for (kernel, place) in available() {
+            let found = convolve((kernel, place), [oc, ic, h, w], &x, &g);
             let error = found.iter().zip(&exact).map(|(f, e)| (f64::from(*f) - e).abs());
             let error = error.fold(0.0, f64::max) / largest;
             let tolerance = match kernel.variant {

@@ -2,6 +2,20 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+#[cfg(unix)]
+pub(crate) mod guarded;
+
+/// 16 floats on a cache line, so that a buffer of them is aligned as kernels ask of weights.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub(crate) struct Line(pub(crate) [f32; 16]);
+
+/// The floats of lines.
+pub(crate) fn flat(lines: &[Line]) -> &[f32] {
+    // SAFETY: `Line` is 16 floats without padding.
+    unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 16) }
+}
+
 /// A small deterministic generator (SplitMix64).
 pub(crate) struct Rng(pub(crate) u64);
 
