@@ -2,6 +2,8 @@
 
 /// Inner channel block of activations in `nChw8c`.
 pub const C_BLOCK: usize = 8;
+/// Inner channel block of u8 activations in `nChw16c`.
+pub const C_BLOCK_U8: usize = 16;
 /// Output channels of a weight panel.
 pub const OC_PANEL: usize = 16;
 

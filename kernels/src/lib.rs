@@ -10,6 +10,8 @@ pub mod isa;
 pub mod layout;
 pub mod pack;
 pub mod pool;
+pub mod qconv;
 pub mod registry;
+pub mod requant;
 pub mod sconv;
 pub mod winograd;

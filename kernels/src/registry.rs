@@ -1,7 +1,7 @@
 //! The one list of kernels: dispatch, tests and benches iterate it.
 
 use crate::isa::Isa;
-use crate::{sconv, winograd};
+use crate::{qconv, sconv, winograd};
 
 /// All `sconv` kernels, best last.
 pub const SCONV: &[sconv::Kernel] = &[
@@ -14,6 +14,19 @@ pub const SCONV: &[sconv::Kernel] = &[
 pub fn sconv(isa: Isa) -> sconv::Kernel {
     let fits = |k: &&sconv::Kernel| k.isa <= isa && k.isa.is_available();
     *SCONV.iter().rev().find(fits).expect("the portable kernel fits every tier")
+}
+
+/// All `qconv` kernels, best last.
+pub const QCONV: &[qconv::Kernel] = &[
+    qconv::portable::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    qconv::avx2::KERNEL,
+];
+
+/// The best `qconv` kernel of a tier at most `isa`.
+pub fn qconv(isa: Isa) -> qconv::Kernel {
+    let fits = |k: &&qconv::Kernel| k.isa <= isa && k.isa.is_available();
+    *QCONV.iter().rev().find(fits).expect("the portable kernel fits every tier")
 }
 
 /// All Winograd transforms, best last.

@@ -1,0 +1,103 @@
+//! Requantization with AVX2. What is done to the plain form:
+//!
+//! 1. A result above the bounds is cut by one `vminps` before the conversion. One below is left to
+//!    the conversion and the saturating packs: even `i32::MIN`, which `vcvtps2dq` yields for what
+//!    does not fit, comes out of them as the smallest value.
+//! 2. Four pixels' channels are packed in one vector, and leave it 8 bytes at a time.
+
+use std::arch::x86_64::*;
+
+use super::{Dst, HALF, Requant};
+
+/// Stores channels `8*half..8*half + 8` of `ROWS` pixels.
+///
+/// # Safety
+/// As [`super::portable::store`] for each pixel, on a CPU with AVX2.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub unsafe fn store<const ROWS: usize>(
+    q: &Requant,
+    acc: &[__m256i; ROWS],
+    half: usize,
+    dst_pixels: &[usize; ROWS],
+    res_pixels: &[usize; ROWS],
+) {
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        let scale = _mm256_loadu_ps(q.scale.add(half * HALF));
+        let mut t = [_mm256_setzero_ps(); ROWS];
+        for r in 0..ROWS {
+            t[r] = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[r]), scale);
+        }
+        if let Some(before) = q.before_add {
+            let [min, max] = before.bounds.map(|b| _mm256_set1_ps(b));
+            let scale = _mm256_set1_ps(before.scale);
+            for r in 0..ROWS {
+                let cut = _mm256_min_ps(max, _mm256_max_ps(min, t[r]));
+                let rounded =
+                    _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(cut);
+                t[r] = _mm256_mul_ps(rounded, scale);
+            }
+        }
+        if let Some(residual) = q.residual {
+            let zero = _mm256_set1_epi32(i32::from(residual.zero_point));
+            let scale = _mm256_set1_ps(residual.scale);
+            for r in 0..ROWS {
+                let from = residual.src.add(res_pixels[r] + half * HALF);
+                let steps = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()));
+                let steps = _mm256_cvtepi32_ps(_mm256_sub_epi32(steps, zero));
+                t[r] = _mm256_add_ps(t[r], _mm256_mul_ps(steps, scale));
+            }
+        }
+        match q.dst {
+            Dst::U8 { dst, zero_point, bounds } => {
+                let dst = dst.add(half * HALF);
+                store_u8(&t, zero_point, bounds, dst, dst_pixels);
+            }
+            Dst::F32 { dst, block_stride, bounds, .. } => {
+                let [min, max] = bounds.map(|b| _mm256_set1_ps(b));
+                for r in 0..ROWS {
+                    let v = _mm256_min_ps(max, _mm256_max_ps(min, t[r]));
+                    _mm256_storeu_ps(dst.add(dst_pixels[r] + half * block_stride), v);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// 8 bytes of `dst` at each of `pixels` are writable, on a CPU with AVX2.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn store_u8<const ROWS: usize>(
+    t: &[__m256; ROWS],
+    zero_point: u8,
+    [lo, hi]: [u8; 2],
+    dst: *mut u8,
+    pixels: &[usize; ROWS],
+) {
+    let zero = i16::from(zero_point);
+    let max = _mm256_set1_ps(f32::from(i16::from(hi) - zero));
+    let (zero, lo) = (_mm256_set1_epi16(zero), _mm256_set1_epi8(lo as i8));
+    let by_pixel = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for first in (0..ROWS).step_by(4) {
+        // Rows that are not there repeat the last.
+        let at = |i: usize| (first + i).min(ROWS - 1);
+        let steps = |i: usize| _mm256_cvtps_epi32(_mm256_min_ps(t[at(i)], max));
+        let pair = |i: usize| _mm256_adds_epi16(_mm256_packs_epi32(steps(i), steps(i + 1)), zero);
+        // Dwords of 4 channels: pixels 0 to 3 in the low lane, the same's other channels in the high.
+        let bytes = _mm256_max_epu8(_mm256_packus_epi16(pair(0), pair(2)), lo);
+        let bytes = _mm256_permutevar8x32_epi32(bytes, by_pixel);
+        let low = _mm256_castsi256_si128(bytes);
+        let high = _mm256_extracti128_si256::<1>(bytes);
+        for (i, v) in [low, _mm_unpackhi_epi64(low, low), high, _mm_unpackhi_epi64(high, high)]
+            .into_iter()
+            .enumerate()
+        {
+            if first + i < ROWS {
+                // SAFETY: the caller's.
+                unsafe { _mm_storel_epi64(dst.add(pixels[first + i]).cast(), v) };
+            }
+        }
+    }
+}
