@@ -17,6 +17,7 @@
 //! # Ok::<(), skipstone::Error>(())
 //! ```
 
+pub mod classes;
 pub mod error;
 pub mod exec;
 pub mod format;

@@ -128,6 +128,16 @@ impl Recipe {
         }
     }
 
+    /// Height and width of every prepared image, if the recipe fixes them.
+    pub fn output_size(&self) -> Option<[usize; 2]> {
+        let size = match (self.crop, self.resize) {
+            (Some(crop), _) => crop,
+            (None, Some(Resize::Exact { height, width })) => [height, width],
+            _ => return None,
+        };
+        Some(size.map(|n| n as usize))
+    }
+
     /// Reads a recipe in JSON and validates it.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use skipstone::ErrorKind;
-use skipstone::image::{Limits, decode};
+use skipstone::image::{Limits, decode, stored_size};
 
 fn files() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images");
@@ -64,14 +64,15 @@ fn bombs_are_refused_at_the_header() {
         file[frame + 7..frame + 9].copy_from_slice(&width.to_be_bytes());
         file
     };
-    for bomb in [
-        png(60_000, 60_000),
-        png(16_384, 16_384),
-        png(u32::MAX >> 1, 1),
-        jpeg(60_000, 60_000),
-        jpeg(16_385, 1),
-        jpeg(12_000, 12_000),
+    for (bomb, size) in [
+        (png(60_000, 60_000), [60_000, 60_000]),
+        (png(16_384, 16_384), [16_384, 16_384]),
+        (png(u32::MAX >> 1, 1), [u32::MAX as usize >> 1, 1]),
+        (jpeg(60_000, 60_000), [60_000, 60_000]),
+        (jpeg(16_385, 1), [16_385, 1]),
+        (jpeg(12_000, 12_000), [12_000, 12_000]),
     ] {
+        assert_eq!(stored_size(&bomb).unwrap(), size);
         let start = Instant::now();
         let error = decode(&bomb, &Limits::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Format);

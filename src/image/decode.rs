@@ -12,6 +12,26 @@ use crate::error::{Error, ErrorKind, Result};
 const PNG_MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
 const JPEG_MAGIC: &[u8] = b"\xff\xd8\xff";
 
+/// A kind of image file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// ITU T.81.
+    Jpeg,
+    /// ISO/IEC 15948.
+    Png,
+}
+
+impl FileKind {
+    /// By a file's first bytes; none of both is `None`.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            _ if bytes.starts_with(JPEG_MAGIC) => Some(Self::Jpeg),
+            _ if bytes.starts_with(PNG_MAGIC) => Some(Self::Png),
+            _ => None,
+        }
+    }
+}
+
 /// What [`decode`] accepts. All of it is checked on the header, before pixels are allocated.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -50,16 +70,36 @@ impl Limits {
 /// # Errors
 /// Neither JPEG nor PNG, over `limits`, truncated or damaged.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Image> {
-    let decoder: fn(&[u8], &Limits) -> Result<Image> = if bytes.starts_with(JPEG_MAGIC) {
-        jpeg
-    } else if bytes.starts_with(PNG_MAGIC) {
-        png
-    } else {
-        return Err(Error::format("neither a JPEG nor a PNG file"));
-    };
+    with_decoder(bytes, |kind| match kind {
+        FileKind::Jpeg => jpeg(bytes, limits),
+        FileKind::Png => png(bytes, limits),
+    })
+}
+
+/// Width and height as a JPEG or PNG file stores them, before EXIF orientation. Reads headers only.
+///
+/// # Errors
+/// Neither JPEG nor PNG, or damaged before the size is known.
+pub fn stored_size(bytes: &[u8]) -> Result<[usize; 2]> {
+    with_decoder(bytes, |kind| match kind {
+        FileKind::Jpeg => {
+            let any_size = DecodeLimits { max_pixels: u64::MAX, ..Default::default() };
+            let decoder = Decoder::new_with_limits(bytes, any_size).map_err(damaged)?;
+            Ok([decoder.header().width(), decoder.header().height()])
+        }
+        FileKind::Png => {
+            let mut decoder = png::Decoder::new(Cursor::new(bytes));
+            let header = decoder.read_header_info().map_err(damaged)?;
+            Ok([header.width as usize, header.height as usize])
+        }
+    })
+}
+
+fn with_decoder<T>(bytes: &[u8], read: impl FnOnce(FileKind) -> Result<T>) -> Result<T> {
+    let kind = FileKind::of(bytes).ok_or_else(|| Error::format("neither a JPEG nor a PNG file"))?;
     // Decoders are large and their input is hostile. They keep no state across calls, so a panic
     // leaves nothing half done.
-    catch_unwind(AssertUnwindSafe(|| decoder(bytes, limits)))
+    catch_unwind(AssertUnwindSafe(|| read(kind)))
         .unwrap_or_else(|_| Err(Error::format("damaged image: the decoder gave up")))
 }
 

@@ -25,7 +25,7 @@ mod orientation;
 mod prepare;
 mod resample;
 
-pub use decode::{Limits, decode};
+pub use decode::{FileKind, Limits, decode, stored_size};
 
 /// An 8-bit image, interleaved, row by row from the top left.
 #[derive(Clone, Debug, PartialEq, Eq)]

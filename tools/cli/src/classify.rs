@@ -9,9 +9,9 @@ use std::thread;
 use anyhow::{bail, ensure};
 use indicatif::ProgressBar;
 use serde::Serialize;
-use skipstone::graph::{Graph, Op, Port, Shape};
+use skipstone::classes::{Scores, top};
+use skipstone::graph::{Port, Shape};
 use skipstone::image::{Limits, decode};
-use skipstone::recipe::Resize;
 use skipstone::{Executor, ExecutorOptions, Model, Recipe};
 
 #[cfg(not(feature = "embedded"))]
@@ -73,14 +73,6 @@ struct Source {
     problem: Option<String>,
 }
 
-/// How the network's last layer relates to probabilities.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Scores {
-    Logits,
-    LogProbabilities,
-    Probabilities,
-}
-
 pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     let model = open(args)?;
     let Some(recipe) = model.recipe() else {
@@ -94,7 +86,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     };
     let classes = graph.outputs[0].shape;
     ensure!(classes.h * classes.w == 1, "the model's output is {classes}, expected classes");
-    let input_size = input_size(recipe);
+    let input_size = recipe.output_size();
     let shape = match input_size {
         Some([h, w]) => Shape { h, w, ..port.shape },
         None => port.shape,
@@ -136,16 +128,6 @@ fn open(args: &Args) -> anyhow::Result<Model> {
 fn open(args: &Args) -> anyhow::Result<Model> {
     let none = || UsageError("this build has no model of its own: use --model".to_owned());
     args.open.open(args.model.as_deref().ok_or_else(none)?)
-}
-
-/// Height and width that the recipe gives every image, if it does.
-fn input_size(recipe: &Recipe) -> Option<[usize; 2]> {
-    let size = match (recipe.crop, recipe.resize) {
-        (Some(crop), _) => Some(crop),
-        (None, Some(Resize::Exact { height, width })) => Some([height, width]),
-        _ => None,
-    };
-    size.map(|size| size.map(|n| n as usize))
 }
 
 /// Files as they are given, and the images in folders, in order.
@@ -221,7 +203,7 @@ fn classify(
     sources: &[Source],
     inputs: Receiver<anyhow::Result<Vec<f32>>>,
 ) -> anyhow::Result<Exit> {
-    let kind = Scores::of(model.graph());
+    let scores = Scores::of(model.graph());
     let count = sources.len();
     let progress = if count > 1 { ui.progress(count) } else { ProgressBar::hidden() };
     let mut out = ui.stdout();
@@ -234,8 +216,8 @@ fn classify(
             Ok(input) => {
                 executor.run(&[&input])?;
                 ui.detail(&format!("{}: after {:.1} ms", report.file, units::ms(ui.elapsed())));
-                let scores = kind.probabilities(executor.output(0));
-                report.classes = Some(top(&scores, args.topk, model.labels()));
+                let probabilities = scores.probabilities(executor.output(0));
+                report.classes = Some(best(&probabilities, args.topk, model.labels()));
             }
             Err(error) => {
                 exit = Exit::Failure;
@@ -277,63 +259,9 @@ impl Report<'_> {
     }
 }
 
-impl Scores {
-    /// By the operator behind output 0.
-    fn of(graph: &Graph) -> Self {
-        let mut value = graph.outputs[0].value;
-        while let Some(index) = graph.node_of(value) {
-            let node = &graph.nodes[index];
-            match node.op {
-                Op::Softmax { log: false } => return Self::Probabilities,
-                Op::Softmax { log: true } => return Self::LogProbabilities,
-                Op::Flatten { .. } => value = node.inputs[0],
-                _ => break,
-            }
-        }
-        Self::Logits
-    }
-
-    fn probabilities(self, output: &[f32]) -> Vec<f32> {
-        match self {
-            Self::Probabilities => output.to_vec(),
-            Self::LogProbabilities => output.iter().map(|v| v.exp()).collect(),
-            Self::Logits => {
-                let max = output.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let powers: Vec<_> = output.iter().map(|v| (v - max).exp()).collect();
-                let sum: f32 = powers.iter().sum();
-                powers.iter().map(|p| p / sum).collect()
-            }
-        }
-    }
-}
-
-/// The best `k` classes, best first; of equal ones the first.
-fn top<'a>(scores: &[f32], k: usize, labels: Option<&'a [String]>) -> Vec<Class<'a>> {
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+/// The `k` likeliest classes.
+fn best<'a>(probabilities: &[f32], k: usize, labels: Option<&'a [String]>) -> Vec<Class<'a>> {
     let label = |index: usize| labels.and_then(|l| l.get(index)).map(String::as_str);
-    let best = order.into_iter().take(k);
-    best.map(|index| Class { index, label: label(index), score: scores[index] }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn logits_become_probabilities() {
-        let found = Scores::Logits.probabilities(&[1000.0, 1000.0 + 3f32.ln(), -1000.0]);
-        for (found, expected) in found.iter().zip([0.25, 0.75, 0.0]) {
-            assert!((found - expected).abs() < 1e-4, "{found}");
-        }
-    }
-
-    #[test]
-    fn the_best_come_first() {
-        let labels: Vec<String> = ["a", "b", "c", "d"].map(String::from).into();
-        let best = top(&[0.1, 0.4, 0.1, 0.4], 3, Some(&labels));
-        assert_eq!(best.iter().map(|c| c.index).collect::<Vec<_>>(), [1, 3, 0]);
-        assert_eq!(best[0].label, Some("b"));
-        assert_eq!(top(&[0.5, 0.5], 9, None).len(), 2);
-    }
+    let best = top(probabilities, k).into_iter();
+    best.map(|index| Class { index, label: label(index), score: probabilities[index] }).collect()
 }
