@@ -19,7 +19,7 @@ use skipstone_kernels::winograd;
 use crate::error::{Error, Result};
 use crate::format::reader::{self, Contents, HEADER_LEN, Header, StoredConstant};
 use crate::format::{PackOptions, SectionKind, TestVector, WeightDtype};
-use crate::graph::{ConstId, Graph, Network};
+use crate::graph::{ConstId, Data, Graph, Network};
 use crate::ops::winograd::{filters_len, transform_filters};
 use crate::recipe::Recipe;
 use crate::tensor::AlignedBuf;
@@ -230,7 +230,7 @@ impl Model {
     /// executors.
     ///
     /// # Errors
-    /// A packed layout for a constant that is not weights.
+    /// A packed layout for a constant that is not weights, or integers.
     pub fn packed_or_repack(&self, id: ConstId, layout: LayoutTag) -> Result<Weights> {
         let inner = &self.inner;
         let stored = inner.stored(id);
@@ -239,9 +239,10 @@ impl Model {
             return Ok(Weights(Source::File(file, stored.range.clone())));
         }
         // Every other constant is stored row-major, as f32.
-        let Some(geometry) = &stored.geometry else {
+        let Some(geometry) = stored.geometry.as_ref().filter(|_| !stored.is_integer()) else {
             let name = &inner.contents.graph.constant(id).name;
-            return Err(Error::invalid(format!("constant '{name}' cannot be {}", layout.name())));
+            let layout = layout.name();
+            return Err(Error::invalid(format!("constant '{name}' cannot be f32 {layout}")));
         };
         let slots = &inner.converted[id.0 as usize];
         let (_, slot) = LayoutTag::ALL
@@ -279,8 +280,12 @@ impl Model {
     }
 
     /// A constant's data in row-major order as f32, converted or unpacked from what the file stores.
+    ///
+    /// # Panics
+    /// If the constant is not f32 in the graph.
     pub fn row_major(&self, id: ConstId) -> Cow<'_, [f32]> {
         let stored = self.inner.stored(id);
+        assert!(!stored.is_integer(), "a constant of integers");
         match (self.packed(id, LayoutTag::RowMajor), &stored.geometry) {
             (None, Some(geometry)) => {
                 let mut values = vec![0.0; geometry.packed_len(LayoutTag::RowMajor)];
@@ -291,11 +296,48 @@ impl Model {
         }
     }
 
+    /// An i8 constant's data in row-major order, unpacked from what the file stores.
+    ///
+    /// # Panics
+    /// If the constant is not i8.
+    pub fn row_major_i8(&self, id: ConstId) -> Cow<'_, [i8]> {
+        let stored = self.inner.stored(id);
+        assert_eq!(stored.dtype, WeightDtype::I8, "type of the constant");
+        let values = self.inner.view(&stored.range);
+        match &stored.geometry {
+            Some(geometry) if stored.layout != LayoutTag::RowMajor => {
+                let mut row_major = vec![0; geometry.packed_len(LayoutTag::RowMajor)];
+                unpack(geometry, stored.layout, values, &mut row_major);
+                Cow::Owned(row_major)
+            }
+            _ => Cow::Borrowed(values),
+        }
+    }
+
+    /// An i32 constant's data in row-major order.
+    ///
+    /// # Panics
+    /// If the constant is not i32.
+    pub fn row_major_i32(&self, id: ConstId) -> &[i32] {
+        let stored = self.inner.stored(id);
+        assert_eq!(stored.dtype, WeightDtype::I32, "type of the constant");
+        self.inner.view(&stored.range)
+    }
+
+    /// A constant's data in row-major order.
+    pub fn data(&self, id: ConstId) -> Data {
+        match self.inner.stored(id).dtype {
+            WeightDtype::F32 | WeightDtype::F16 => self.row_major(id).into_owned().into(),
+            WeightDtype::I8 => self.row_major_i8(id).into_owned().into(),
+            WeightDtype::I32 => self.row_major_i32(id).to_vec().into(),
+        }
+    }
+
     /// The network as it was packed (in f16, as it was rounded).
     pub fn to_network(&self) -> Network {
         let graph = self.graph().clone();
         let ids = (0..graph.constants.len()).map(|i| ConstId(i as u32));
-        let data = ids.map(|id| self.row_major(id).into_owned()).collect();
+        let data = ids.map(|id| self.data(id)).collect();
         Network { graph, data }
     }
 }
@@ -322,6 +364,7 @@ impl Inner {
         dst: &mut [f32],
     ) {
         let widened = match stored.dtype {
+            WeightDtype::I8 | WeightDtype::I32 => unreachable!("integers are not converted"),
             WeightDtype::F32 => Cow::Borrowed(self.view(&stored.range)),
             WeightDtype::F16 => {
                 let halves: &[f16] = self.view(&stored.range);

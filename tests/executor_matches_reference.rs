@@ -82,7 +82,7 @@ impl Build {
     fn constant(&mut self, shape: &[usize]) -> skipstone::graph::ConstId {
         let len: usize = shape.iter().product();
         let scale = (len as f32 / shape[0] as f32).sqrt().recip();
-        let data = self.rng.vec(len).into_iter().map(|v| v * scale).collect();
+        let data: Vec<f32> = self.rng.vec(len).into_iter().map(|v| v * scale).collect();
         self.network.add_constant("c", shape, data)
     }
 
@@ -135,16 +135,7 @@ fn check_conv(name: &str, case: ConvCase) {
         let mut b = Build::new(name, &[Shape::new(ic, size[0], size[1])]);
         let weights = b.constant(&[oc, ic / groups, kernel[0], kernel[1]]);
         let bias = residual.then(|| b.constant(&[oc]));
-        let conv = Conv {
-            weights,
-            bias,
-            stride,
-            pad,
-            dilation,
-            groups,
-            residual: false,
-            clamp: Clamp::NONE,
-        };
+        let conv = Conv { stride, pad, dilation, groups, ..Conv::pointwise(weights, bias) };
         let first = b.node(Op::Conv(conv.clone()), &[X]);
         let mut last = first;
         if residual {
@@ -275,7 +266,7 @@ fn elementwise_and_movement() {
         let flat = b.node(Op::Flatten { channels_last }, &[sum]);
         b.output(flat, AxisOrder::nc());
         let weights = b.constant(&[19, 330]);
-        let linear = Linear { weights, bias: None, clamp: Clamp::NONE };
+        let linear = Linear::new(weights, None);
         let linear = b.node(Op::Linear(linear), &[flat]);
         b.output(linear, AxisOrder::nc());
         for log in [false, true] {
@@ -306,7 +297,7 @@ fn wrong_arguments_are_errors() {
     let mut b = Build::new("vgg-like", &[Shape::new(3, 8, 8)]);
     let flat = b.node(Op::Flatten { channels_last: false }, &[X]);
     let weights = b.constant(&[10, 192]);
-    let linear = b.node(Op::Linear(Linear { weights, bias: None, clamp: Clamp::NONE }), &[flat]);
+    let linear = b.node(Op::Linear(Linear::new(weights, None)), &[flat]);
     b.output(linear, AxisOrder::nc());
     let model = packed(&b.network);
     let runtime = Runtime::builder().threads(1).build().expect("starts");

@@ -5,7 +5,7 @@ mod format_networks;
 use std::fs;
 use std::path::PathBuf;
 
-use format_networks::{all_options, every_op};
+use format_networks::{all_options, every_op, int8};
 use skipstone::format::{self, PackOptions, SectionKind, WeightDtype};
 use skipstone::graph::{ConstId, Network};
 use skipstone::{ErrorKind, Executor, ExecutorOptions, Model, Runtime};
@@ -45,6 +45,29 @@ fn everything_packed_comes_back() {
         let again = format::to_bytes(&model.to_network(), model.pack_options()).expect("packs");
         assert_eq!(bytes, again, "{dtype:?}: packing what was unpacked gives the same file");
     }
+}
+
+#[test]
+fn quantized_networks_come_back() {
+    let network = int8();
+    let bytes = format::to_bytes(&network, &PackOptions::default()).expect("packs");
+    let model = Model::from_bytes(&bytes).expect("opens");
+    assert_eq!(model.to_network(), network);
+    let info = model.file_info();
+    assert_eq!(info.version, (1, 1));
+    assert!(info.sections.iter().any(|s| s.kind == SectionKind::QUANT));
+    let runtime = Runtime::builder().threads(1).build().expect("starts");
+    let again = format::to_bytes(&model.to_network(), model.pack_options()).expect("packs");
+    assert_eq!(bytes, again);
+    for (i, dtype) in [WeightDtype::I8, WeightDtype::I32, WeightDtype::F32].into_iter().enumerate()
+    {
+        let stored = info.sections.iter().find_map(|s| s.weights.filter(|w| w.0.0 == i as u32));
+        assert_eq!(stored, Some((ConstId(i as u32), dtype, LayoutTag::RowMajor)));
+        let found = model.packed_or_repack(ConstId(i as u32), LayoutTag::RowMajor);
+        assert_eq!(found.is_ok(), dtype == WeightDtype::F32, "integers are not turned to f32");
+    }
+    let error = Executor::new(&runtime, &model, &ExecutorOptions::default()).err();
+    assert_eq!(error.expect("not planned yet").kind(), ErrorKind::Unsupported);
 }
 
 #[test]
@@ -183,18 +206,18 @@ fn the_written_file_is_all_that_appears() {
     let mapped = unsafe { Model::open_mmap(&path) }.expect("maps");
 
     let mut other = every_op();
-    other.data[0][0] += 1.0;
+    other.data[0].f32_mut()[0] += 1.0;
     write(&other).expect("replaces");
     assert_eq!(names_in(&folder), ["model.skip"]);
     assert_eq!(Model::open(&path).expect("opens").to_network(), other);
     assert_eq!(mapped.to_network(), every_op(), "the old file is intact for who has it mapped");
 
-    other.data[0][0] = f32::NAN;
+    other.data[0].f32_mut()[0] = f32::NAN;
     let error = write(&other).expect_err("not a number");
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     assert!(error.to_string().contains("stem.weight"), "{error}");
     assert_eq!(names_in(&folder), ["model.skip"], "no temporary file is left");
-    other.data[0][0] = every_op().data[0][0] + 1.0;
+    other.data[0].f32_mut()[0] = every_op().data[0].f32()[0] + 1.0;
     assert_eq!(Model::open(&path).expect("still there").to_network(), other);
 }
 
@@ -257,11 +280,16 @@ fn what_does_not_fit_is_refused_with_its_name() {
         let error = format::to_bytes(&network, &options).expect_err(expected);
         assert!(error.to_string().contains(expected), "{error}");
     };
-    refused(|n, _| n.data[6][3] = 1e6, "'fc.weight' has a value 1000000, too large for f16");
-    refused(|n, _| n.data[7][0] = f32::INFINITY, "'fc.bias' has a value inf");
-    refused(|n, _| _ = n.data[1].pop(), "'stem.bias' has 5 values");
+    refused(
+        |n, _| n.data[6].f32_mut()[3] = 1e6,
+        "'fc.weight' has a value 1000000, too large for f16",
+    );
+    refused(|n, _| n.data[7].f32_mut()[0] = f32::INFINITY, "'fc.bias' has a value inf");
+    refused(|n, _| _ = n.data[1].f32_mut().pop(), "'stem.bias' has 5 values");
     refused(|n, _| _ = n.data.pop(), "data for 7 constants");
     refused(|n, _| _ = n.add_constant("stray", &[1], vec![0.0]), "'stray' is used by no node");
+    refused(|n, _| n.data[1] = vec![0i32; 6].into(), "'stem.bias' has values of type i32");
+    refused(|_, o| o.dtype = WeightDtype::I8, "weights cannot be stored as i8");
     refused(|n, _| n.graph.nodes[3].name = "a\nb".into(), "control character");
     refused(|_, o| o.labels = Some(vec![String::new(); 4]), "4 labels");
     refused(|_, o| o.recipe.as_mut().expect("set").scale = 0.0, "scale is 0");

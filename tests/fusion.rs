@@ -223,7 +223,7 @@ fn random_node(b: &mut Builder, rng: &mut Rng) -> Option<usize> {
                 let c = shape.c;
                 let weights = rng.vec(3 * c);
                 let weights = b.constant(&[3, c], weights);
-                Op::Linear(Linear { weights, bias: None, clamp: Clamp::NONE })
+                Op::Linear(Linear::new(weights, None))
             }
         },
     };
@@ -343,7 +343,7 @@ fn weights_that_are_no_numbers_are_refused() {
 fn denormal_weights_become_zero() {
     let mut network = scaled(f32::MIN_POSITIVE / 2.0);
     fuse::fuse(&mut network).unwrap();
-    assert_eq!(network.data[0], [0.0]);
+    assert_eq!(network.data[0].f32(), [0.0]);
 }
 
 #[test]

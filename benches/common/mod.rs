@@ -95,14 +95,10 @@ impl Layer {
             axes: AxisOrder::nchw(),
         };
         let conv = Conv {
-            weights,
-            bias: Some(bias),
             stride: [stride; 2],
             pad: Pad::all(kernel / 2),
-            dilation: [1; 2],
-            groups: 1,
-            residual: false,
             clamp: Clamp::RELU,
+            ..Conv::pointwise(weights, Some(bias))
         };
         network.graph = Graph {
             name: self.name.to_owned(),

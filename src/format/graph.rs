@@ -4,14 +4,15 @@ use super::fields::{Decoder, Encoder, Fields};
 use super::{MAX_CONSTANTS, MAX_NODES, MAX_OPERANDS, MAX_PORTS, ensure, strings, within};
 use crate::error::{Error, Result};
 use crate::graph::{
-    Affine, Axis, AxisOrder, Clamp, ConstId, ConstSpec, Conv, Graph, Linear, Node, Op, Pad, Pool,
-    PoolKind, Port, Shape, Slice, ValueId,
+    Affine, Axis, AxisOrder, Clamp, ConstId, ConstSpec, Conv, Dtype, Graph, Linear, Node, Op, Pad,
+    Pool, PoolKind, Port, Quantization, Shape, Slice, ValueId,
 };
 
 const COUNTS_LEN: usize = 32;
 const PORT_LEN: usize = 32;
 const CONSTANT_LEN: usize = 32;
 const NODE_LEN: usize = 128;
+const QUANTIZATION_LEN: usize = 12;
 const MAX_RANK: usize = 6;
 const NO_CONSTANT: u32 = u32::MAX;
 
@@ -51,11 +52,32 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Graph> {
         inputs: vec![blank.clone(); counts.inputs],
         nodes: vec![Node { name: String::new(), op: Op::Concat, inputs: Vec::new() }; counts.nodes],
         outputs: vec![blank; counts.outputs],
-        constants: vec![ConstSpec { name: String::new(), shape: Vec::new() }; counts.constants],
+        constants: vec![
+            ConstSpec { name: String::new(), shape: Vec::new(), dtype: Dtype::F32 };
+            counts.constants
+        ],
         fixed_size: counts.fixed_size,
+        quantization: Vec::new(),
     };
     records(&mut io, &mut graph, counts.operands)?;
     Ok(graph)
+}
+
+/// The `QUANT` section of a graph with quantized values.
+pub(super) fn encode_quantization(graph: &Graph) -> Result<Vec<u8>> {
+    let mut out = Encoder::default();
+    graph.quantization.clone().iter_mut().try_for_each(|q| quantization(&mut out, q))?;
+    Ok(out.0)
+}
+
+/// Sets the quantizations that a `QUANT` section holds.
+pub(super) fn decode_quantization(bytes: &[u8], graph: &mut Graph) -> Result<()> {
+    let expected = graph.nb_values() * QUANTIZATION_LEN;
+    ensure(bytes.len() == expected, || format!("{} bytes, expected {expected}", bytes.len()))?;
+    graph.quantization = vec![None; graph.nb_values()];
+    let mut io = Decoder::new(bytes);
+    graph.quantization.iter_mut().try_for_each(|q| quantization(&mut io, q))?;
+    ensure(graph.is_quantized(), || "no value is quantized".to_owned())
 }
 
 /// Sets the names that a `STRINGS` section holds.
@@ -152,7 +174,13 @@ fn constant(io: &mut impl Fields, spec: &mut ConstSpec) -> Result<()> {
     io.size(&mut rank)?;
     ensure(rank <= MAX_RANK, || format!("rank {rank}, expected at most {MAX_RANK}"))?;
     spec.shape.resize(rank, 0);
+    spec.shape.resize(MAX_RANK, 0);
     io.sizes(&mut spec.shape)?;
+    ensure(spec.shape[rank..].iter().all(|extent| *extent == 0), || {
+        format!("extents {:?} of rank {rank}", spec.shape)
+    })?;
+    spec.shape.truncate(rank);
+    io.one_of(&mut spec.dtype, &[Dtype::F32, Dtype::I8, Dtype::I32], "the element type")?;
     io.reserved_to(end)
 }
 
@@ -189,13 +217,15 @@ fn blank_op(code: u32) -> Option<Op> {
             groups: 1,
             residual: false,
             clamp,
+            weight_scales: None,
+            before_add: None,
         }),
         2 => {
             let kind = PoolKind::Max;
             Op::Pool(Pool { kind, kernel, stride, pad, dilation, ceil_mode: false })
         }
         3 => Op::GlobalAveragePool,
-        4 => Op::Linear(Linear { weights: id, bias: None, clamp }),
+        4 => Op::Linear(Linear { weights: id, bias: None, clamp, weight_scales: None }),
         5 => Op::Add(clamp),
         6 => Op::Affine(Affine { scale: id, shift: id, clamp }),
         7 => Op::Clamp(clamp),
@@ -224,7 +254,9 @@ fn attributes(io: &mut impl Fields, op: &mut Op) -> Result<()> {
             io.sizes(&mut c.dilation)?;
             io.size(&mut c.groups)?;
             io.flag(&mut c.residual, "the residual flag")?;
-            clamp(io, &mut c.clamp)
+            clamp(io, &mut c.clamp)?;
+            weight_scales(io, &mut c.weight_scales)?;
+            quantization(io, &mut c.before_add)
         }
         Op::Pool(p) => {
             const KINDS: [PoolKind; 3] = [
@@ -242,7 +274,8 @@ fn attributes(io: &mut impl Fields, op: &mut Op) -> Result<()> {
         Op::Linear(l) => {
             io.u32(&mut l.weights.0)?;
             optional_constant(io, &mut l.bias)?;
-            clamp(io, &mut l.clamp)
+            clamp(io, &mut l.clamp)?;
+            weight_scales(io, &mut l.weight_scales)
         }
         Op::Affine(a) => {
             io.u32(&mut a.scale.0)?;
@@ -273,6 +306,29 @@ fn optional_constant(io: &mut impl Fields, id: &mut Option<ConstId>) -> Result<(
     let mut stored = id.map_or(NO_CONSTANT, |id| id.0);
     io.u32(&mut stored)?;
     *id = (stored != NO_CONSTANT).then_some(ConstId(stored));
+    Ok(())
+}
+
+/// A constant's number plus one, or zero.
+fn weight_scales(io: &mut impl Fields, id: &mut Option<ConstId>) -> Result<()> {
+    let mut stored = id.map_or(0, |id| id.0 + 1);
+    io.u32(&mut stored)?;
+    *id = stored.checked_sub(1).map(ConstId);
+    Ok(())
+}
+
+/// Scale, zero point and largest integer; all zero where there is no quantization.
+fn quantization(io: &mut impl Fields, quantization: &mut Option<Quantization>) -> Result<()> {
+    let absent = Quantization { scale: 0.0, zero_point: 0, max: 0 };
+    let mut q = quantization.unwrap_or(absent);
+    io.f32(&mut q.scale)?;
+    for value in [&mut q.zero_point, &mut q.max] {
+        let mut stored = u32::from(*value);
+        io.u32(&mut stored)?;
+        *value = u8::try_from(stored)
+            .map_err(|_| Error::format(format!("a quantization has the integer {stored}")))?;
+    }
+    *quantization = (q != absent).then_some(q);
     Ok(())
 }
 

@@ -17,7 +17,7 @@ const ENDIAN_MARK: u32 = 0x0102_0304;
 const REQUIRED: u32 = 1;
 
 /// The header, without what is the same in all files.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Header {
     pub(crate) minor: u16,
     pub(super) nb_sections: usize,
@@ -26,21 +26,13 @@ pub(crate) struct Header {
     pub(super) table_crc: u32,
 }
 
-impl Default for Header {
-    fn default() -> Self {
-        Self {
-            minor: Self::MINOR,
-            nb_sections: 0,
-            file_len: 0,
-            content_hash: [0; 32],
-            table_crc: 0,
-        }
-    }
-}
-
 impl Header {
     pub(crate) const MAJOR: u16 = 1;
-    const MINOR: u16 = 0;
+
+    /// The minor version of a file with these sections: the lowest that has all of them.
+    pub(super) fn minor_version(sections: &[SectionEntry]) -> u16 {
+        u16::from(sections.iter().any(|s| s.kind == SectionKind::QUANT))
+    }
 
     pub(super) fn encode(mut self) -> Result<Vec<u8>> {
         let mut out = Encoder::default();
@@ -172,17 +164,20 @@ impl SectionKind {
     pub const LABELS: Self = Self(5);
     /// Outputs for a generated input.
     pub const TESTVEC: Self = Self(6);
+    /// How values are stored in 8 bits.
+    pub const QUANT: Self = Self(8);
     /// One constant's data.
     pub const WEIGHTS: Self = Self(16);
 
     /// Each known kind, its name and the length of its longest section.
-    const KNOWN: [(Self, &str, u64); 7] = [
+    const KNOWN: [(Self, &str, u64); 8] = [
         (Self::GRAPH, "GRAPH", 8 << 20),
         (Self::STRINGS, "STRINGS", 4 << 20),
         (Self::META, "META", 64 << 10),
         (Self::RECIPE, "RECIPE", 64 << 10),
         (Self::LABELS, "LABELS", 4 << 20),
         (Self::TESTVEC, "TESTVEC", 4 << 20),
+        (Self::QUANT, "QUANT", 1 << 20),
         (Self::WEIGHTS, "WEIGHTS", MAX_FILE_LEN),
     ];
 
@@ -202,7 +197,7 @@ impl SectionKind {
 
     /// Whether no reader may skip it.
     fn is_required(self) -> bool {
-        [Self::GRAPH, Self::STRINGS, Self::WEIGHTS].contains(&self)
+        [Self::GRAPH, Self::STRINGS, Self::QUANT, Self::WEIGHTS].contains(&self)
     }
 }
 

@@ -1,12 +1,12 @@
 //! The packed file `.skip`: one network, ready to be memory-mapped and run.
 //!
-//! This page is the specification of version 1.0. Numbers are little-endian. Offsets and lengths
+//! This page is the specification of version 1.1. Numbers are little-endian. Offsets and lengths
 //! are in bytes, offsets count from the start of the file. *Reserved* bytes are zero, and a reader
 //! refuses them otherwise.
 //!
 //! # File
 //! ```text
-//! header | GRAPH | STRINGS | META | RECIPE | LABELS | TESTVEC | WEIGHTS ... WEIGHTS | section table
+//! header | GRAPH | STRINGS | META | RECIPE | LABELS | TESTVEC | QUANT | WEIGHTS ... WEIGHTS | section table
 //! ```
 //! A section starts where the one before it ends, rounded up to 64; the first `WEIGHTS` section
 //! at a multiple of 4096. The table starts where the last section ends, rounded up to 64, and ends the file.
@@ -18,7 +18,7 @@
 //! |---|---|---|
 //! | 0 | 8 bytes | `89 'S' 'K' 'P' 0D 0A 1A 0A`, which a text-mode transfer damages |
 //! | 8 | u16 | major version, 1: another one is refused |
-//! | 10 | u16 | minor version, 0: a reader accepts all |
+//! | 10 | u16 | minor version, the lowest that has what the file uses: a reader accepts all |
 //! | 12 | u32 | `0x01020304` |
 //! | 16 | u32 | length of the header, 128 |
 //! | 20 | u32 | required flags: a reader refuses bits it does not know; none is defined |
@@ -37,7 +37,7 @@
 //! | 4 | u32 | flags: bit 0, *required*: a reader that does not know the kind refuses the file; others reserved |
 //! | 8 | u64 | offset |
 //! | 16 | u64 | length |
-//! | 24 | u32 | `WEIGHTS`: element type, 1 = f32, 2 = IEEE half; else 0 |
+//! | 24 | u32 | `WEIGHTS`: element type, 1 = f32, 2 = IEEE half, 3 = i8, 4 = i32; else 0 |
 //! | 28 | u32 | `WEIGHTS`: layout, a [`LayoutTag`]; else 0 |
 //! | 32 | u32 | CRC32C of the section |
 //! | 36 | 28 bytes | reserved |
@@ -54,6 +54,7 @@
 //! | 5 | `LABELS` | no | class names of output 0, in index order, as a string list | 4 MiB |
 //! | 6 | `TESTVEC` | no | outputs for a generated input, see [`TestVector`] | 4 MiB |
 //! | 7 | `TUNE` | no | reserved for measured algorithm choices; not written, skipped by readers | |
+//! | 8 | `QUANT` | yes | how values are stored in 8 bits; present where one is | 1 MiB |
 //! | 16 | `WEIGHTS` | yes | one constant's data | |
 //!
 //! # `GRAPH`
@@ -64,15 +65,16 @@
 //! - **Input or output, 32 bytes**: value, channels, height, width (one image, for inputs the
 //!   default), then 4 bytes: the axes of the user's tensor in memory order, 1 = N, 2 = C, 3 = H,
 //!   4 = W, 0 = none.
-//! - **Constant, 32 bytes**: rank (at most 6), then that many extents, row-major.
+//! - **Constant, 32 bytes**: rank (at most 6), then that many extents, row-major, and zeros up to
+//!   six; element type, 0 = f32, 1 = i8, 2 = i32.
 //! - **Node, 128 bytes**: operator, number of operands, then the operator's attributes:
 //!
 //! | code | operator | attributes |
 //! |---|---|---|
-//! | 1 | convolution | weights, bias or `FFFFFFFF`, stride (2), padding top left bottom right, dilation (2), groups, residual 0/1, clamp |
+//! | 1 | convolution | weights, bias or `FFFFFFFF`, stride (2), padding top left bottom right, dilation (2), groups, residual 0/1, clamp, weight scales plus 1 or 0, quantization before the residual |
 //! | 2 | pool | 0 = maximum, 1 = mean without padding, 2 = mean with padding, kernel (2), stride (2), padding (4), dilation (2), ceil mode 0/1 |
 //! | 3 | global average pool | |
-//! | 4 | linear | weights, bias or `FFFFFFFF`, clamp |
+//! | 4 | linear | weights, bias or `FFFFFFFF`, clamp, weight scales plus 1 or 0 |
 //! | 5 | add | clamp |
 //! | 6 | affine | scale, shift, clamp |
 //! | 7 | clamp | clamp |
@@ -83,7 +85,8 @@
 //! | 12 | softmax | logarithm 0/1 |
 //! | 13 | constant | constant |
 //!
-//! A clamp is two f32, lower and upper bound. Pairs are vertical, then horizontal.
+//! A clamp is two f32, lower and upper bound. A quantization is its scale as f32, its zero point and
+//! its largest integer, see [`Quantization`]; absent ones are zeros. Pairs are vertical, then horizontal.
 //! - **Operands**: the values of each node's operands, node after node. Values are numbered: the
 //!   inputs first, then one per node, and an operand's value is below its node's.
 //!
@@ -96,11 +99,14 @@
 //! the strings, UTF-8, without control characters, at most 4096 bytes each. `STRINGS` holds the
 //! name of the network, of the inputs, outputs, constants and nodes, in that order.
 //!
+//! # `QUANT`
+//! A quantization for each value, in order.
+//!
 //! # `WEIGHTS`
 //! One section per constant, in *execution order*: constant after constant as nodes first use them,
-//! weights before bias, scale before shift. Weights of convolutions and linear layers may have any
-//! layout and element type; [`ConvGeometry`] gives their length, and
-//! where each weight is. Other constants are row-major f32. After the data come zeros up to a multiple of 64,
+//! weights before bias before weight scales, scale before shift. Weights of convolutions and linear
+//! layers may have any layout, and f32 ones may be halves; [`ConvGeometry`] gives their length, and
+//! where each weight is. Other constants are row-major, of the type that `GRAPH` says. After the data come zeros up to a multiple of 64,
 //! and 64 more zeros, all inside the section: so sections follow one another without a gap, and a
 //! vector load that starts at a weight ends inside the file.
 //!
@@ -121,9 +127,12 @@
 //! [`Model::from_bytes`] always, for a mapped file by [`Model::verify`] on request.
 //!
 //! # Versions
-//! A new minor version may add optional flags and optional kinds of sections. Everything else is a
-//! new major version.
+//! A new minor version may add optional flags and kinds of sections, which earlier readers skip, and
+//! required kinds, which make them refuse a file that has one. Everything else is a new major
+//! version.
 //!
+//! - 1.1: `QUANT`; constants of i8 and i32, weight scales and quantization in convolutions and
+//!   linear layers, for files that have `QUANT`.
 //! - 1.0: the first.
 //!
 //! [`Model::open`]: crate::Model::open
@@ -132,6 +141,7 @@
 //! [`LayoutTag`]: skipstone_kernels::layout::LayoutTag
 //! [`ConvGeometry`]: skipstone_kernels::pack::ConvGeometry
 //! [`Graph::validate`]: crate::graph::Graph::validate
+//! [`Quantization`]: crate::graph::Quantization
 
 mod fields;
 mod graph;
@@ -149,7 +159,7 @@ pub use testvec::TestVector;
 pub use writer::{to_bytes, write};
 
 use crate::error::{Error, Result};
-use crate::graph::Graph;
+use crate::graph::{Dtype, Graph};
 use crate::recipe::Recipe;
 
 /// Element type of stored weights. The numbers are stored in packed files and never change.
@@ -162,12 +172,16 @@ pub enum WeightDtype {
     F32 = 1,
     /// IEEE half: half the file, converted when a plan is built.
     F16 = 2,
+    /// 8 bits, signed: weights of int8 nodes.
+    I8 = 3,
+    /// 32 bits, signed: biases of int8 nodes.
+    I32 = 4,
 }
 
 impl WeightDtype {
     /// The type with this stored number.
     fn from_code(code: u32) -> Option<Self> {
-        [Self::F32, Self::F16].into_iter().find(|dtype| *dtype as u32 == code)
+        [Self::F32, Self::F16, Self::I8, Self::I32].into_iter().find(|dtype| *dtype as u32 == code)
     }
 
     /// Name in dumps.
@@ -175,6 +189,8 @@ impl WeightDtype {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::I8 => "i8",
+            Self::I32 => "i32",
         }
     }
 
@@ -183,14 +199,24 @@ impl WeightDtype {
         match self {
             Self::F32 => size_of::<f32>(),
             Self::F16 => size_of::<half::f16>(),
+            Self::I8 => size_of::<i8>(),
+            Self::I32 => size_of::<i32>(),
         }
+    }
+
+    /// Whether a constant of a graph may be stored so.
+    fn can_hold(self, dtype: Dtype) -> bool {
+        matches!(
+            (self, dtype),
+            (Self::F32 | Self::F16, Dtype::F32) | (Self::I8, Dtype::I8) | (Self::I32, Dtype::I32)
+        )
     }
 }
 
 /// What goes into a packed file beside the network.
 #[derive(Clone, Debug, Default)]
 pub struct PackOptions {
-    /// Element type of stored convolution and linear weights.
+    /// Element type of stored convolution and linear weights that are f32 in the graph.
     pub dtype: WeightDtype,
     /// Class labels of output 0, index order.
     pub labels: Option<Vec<String>>,
@@ -206,6 +232,9 @@ impl PackOptions {
     /// Checks that everything fits the network it travels with.
     fn check(&self, graph: &Graph) -> Result<()> {
         let output = &graph.outputs[0];
+        ensure(self.dtype.can_hold(Dtype::F32), || {
+            format!("weights cannot be stored as {}", self.dtype.name())
+        })?;
         if let Some(labels) = &self.labels {
             ensure(labels.len() <= MAX_LABELS, || format!("more than {MAX_LABELS} labels"))?;
             ensure(labels.len() == output.shape.len(), || {

@@ -34,8 +34,15 @@ pub(crate) struct StoredConstant {
     pub(crate) range: Range<usize>,
     pub(crate) dtype: WeightDtype,
     pub(crate) layout: LayoutTag,
-    /// Sizes, for weights of convolutions and linear layers; others are row-major f32.
+    /// Sizes, for weights of convolutions and linear layers; others are row-major.
     pub(crate) geometry: Option<ConvGeometry>,
+}
+
+impl StoredConstant {
+    /// Whether it holds integers.
+    pub(crate) fn is_integer(&self) -> bool {
+        matches!(self.dtype, WeightDtype::I8 | WeightDtype::I32)
+    }
 }
 
 /// Reads and checks everything but the content of `WEIGHTS` and unknown sections, which it does not
@@ -56,6 +63,9 @@ pub(crate) fn parse(file: &[u8]) -> Result<Contents> {
         graph::decode(required(SectionKind::GRAPH)?).map_err(in_kind(SectionKind::GRAPH))?;
     graph::decode_names(required(SectionKind::STRINGS)?, &mut graph)
         .map_err(in_kind(SectionKind::STRINGS))?;
+    if let Some(bytes) = section(SectionKind::QUANT)? {
+        graph::decode_quantization(bytes, &mut graph).map_err(in_kind(SectionKind::QUANT))?;
+    }
     graph.validate()?;
     let constants = place_constants(&graph, &sections)?;
 
@@ -149,14 +159,12 @@ fn place_constant(
             entry.layout_code
         ))
     })?;
-    let len =
-        used.len_in(layout, graph).filter(|_| used.geometry.is_some() || dtype == WeightDtype::F32);
-    let len = len.ok_or_else(|| {
-        Error::format(format!(
-            "{} {} for a constant that is not weights",
-            dtype.name(),
-            layout.name()
-        ))
+    let declared = graph.constant(used.id).dtype;
+    let may_be = dtype.can_hold(declared) && (used.geometry.is_some() || dtype != WeightDtype::F16);
+    let len = used.len_in(layout, graph).filter(|_| may_be).ok_or_else(|| {
+        let what = if used.geometry.is_some() { "weights" } else { "a constant" };
+        let (found, layout, declared) = (dtype.name(), layout.name(), declared.name());
+        Error::format(format!("{found} {layout} for {what} of type {declared}"))
     })?;
     let expected = (weights::section_len(len, dtype) * dtype.size_bytes()) as u64;
     ensure(entry.len == expected, || format!("{} bytes, expected {expected}", entry.len))?;

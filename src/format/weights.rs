@@ -26,7 +26,7 @@ fn geometry_of(weights: &ConstSpec, groups: usize) -> Result<ConvGeometry> {
         _ => None,
     };
     geometry.ok_or_else(|| {
-        let ConstSpec { name, shape } = weights;
+        let ConstSpec { name, shape, .. } = weights;
         Error::shape(format!("weights '{name}' of shape {shape:?} cannot be packed"))
     })
 }

@@ -16,7 +16,7 @@ use super::header::{HEADER_LEN, Header, SectionEntry, SectionKind, section_start
 use super::weights::{self, Use};
 use super::{PackOptions, WeightDtype, graph, strings};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::Network;
+use crate::graph::{Data, Network};
 use crate::plan::layout::preferred_weight_layout;
 
 /// Serialises `network`; the same input gives the same bytes.
@@ -125,6 +125,9 @@ fn stream(network: &Network, options: &PackOptions, out: &mut (impl Write + Seek
     if let Some(vector) = &options.test_vector {
         file.section(SectionKind::TESTVEC, &vector.encode()?)?;
     }
+    if graph.is_quantized() {
+        file.section(SectionKind::QUANT, &graph::encode_quantization(graph)?)?;
+    }
     for used in &uses {
         constant(&mut file, network, used, options.dtype)?;
     }
@@ -137,17 +140,26 @@ fn constant<W: Write + Seek>(
     used: &Use,
     dtype: WeightDtype,
 ) -> Result<()> {
-    let (spec, data) = (network.graph.constant(used.id), network.constant(used.id));
+    let (spec, data) = (network.graph.constant(used.id), &network.data[used.id.0 as usize]);
     let about = |message: String| Error::invalid(format!("constant '{}' {message}", spec.name));
     if data.len() != spec.len() {
         let found = data.len();
         return Err(about(format!("has {found} values, its shape is {:?}", spec.shape)));
     }
-    if let Some(bad) = data.iter().find(|v| !v.is_finite()) {
-        return Err(about(format!("has a value {bad}")));
+    if data.dtype() != spec.dtype {
+        let (found, expected) = (data.dtype().name(), spec.dtype.name());
+        return Err(about(format!("has values of type {found}, expected {expected}")));
     }
     let node = &network.graph.nodes[used.node];
     let packing = used.geometry.map(|g| (g, preferred_weight_layout(&network.graph, node)));
+    let data = match data {
+        Data::F32(data) => data,
+        Data::I8(data) => return weights_section(file, packing, WeightDtype::I8, data),
+        Data::I32(data) => return weights_section(file, None, WeightDtype::I32, data),
+    };
+    if let Some(bad) = data.iter().find(|v| !v.is_finite()) {
+        return Err(about(format!("has a value {bad}")));
+    }
     if dtype == WeightDtype::F16 && packing.is_some() {
         let mut halves = vec![f16::ZERO; data.len()];
         halves.convert_from_f32_slice(data);
@@ -233,11 +245,11 @@ impl<'a, W: Write + Seek> SectionStream<'a, W> {
         }
         self.append(&table.0)?;
         let header = Header {
+            minor: Header::minor_version(&self.entries),
             nb_sections: self.entries.len(),
             file_len: self.end,
             content_hash: self.hash.finalize().into(),
             table_crc: crc32c::crc32c(&table.0),
-            ..Header::default()
         };
         self.out.seek(SeekFrom::Start(0)).map_err(cannot_write)?;
         self.out.write_all(&header.encode()?).map_err(cannot_write)?;

@@ -38,14 +38,16 @@ const MAX_FOLDED: usize = 1 << 26;
 pub fn fuse(network: &mut Network) -> Result<()> {
     network.graph.validate()?;
     cleanup::drop_dead_nodes(network);
-    let mut rewriter = Rewriter::new(network)?;
-    for i in 0..rewriter.network.graph.nodes.len() {
-        while rewriter.simplify(i) {}
-        rewriter.describe(i);
+    if !network.graph.is_quantized() {
+        let mut rewriter = Rewriter::new(network)?;
+        for i in 0..rewriter.network.graph.nodes.len() {
+            while rewriter.simplify(i) {}
+            rewriter.describe(i);
+        }
+        let Rewriter { alias, .. } = rewriter;
+        cleanup::redirect(network, &alias);
+        cleanup::drop_dead_nodes(network);
     }
-    let Rewriter { alias, .. } = rewriter;
-    cleanup::redirect(network, &alias);
-    cleanup::drop_dead_nodes(network);
     cleanup::compact_constants(network)?;
     network.graph.validate()
 }
@@ -309,7 +311,7 @@ impl<'a> Rewriter<'a> {
                 if linear.clamp == Clamp::NONE && self.may_scale(linear.weights, affine) =>
             {
                 let (weights, bias) = self.scale_outputs(linear.weights, linear.bias, affine);
-                Op::Linear(super::Linear { weights, bias, clamp: affine.clamp })
+                Op::Linear(super::Linear { weights, bias, clamp: affine.clamp, ..linear })
             }
             Op::Affine(first) if first.clamp == Clamp::NONE => {
                 let constant = |id| self.network.constant(id);
@@ -346,7 +348,7 @@ impl<'a> Rewriter<'a> {
         let old = bias.map(|id| self.network.constant(id));
         let bias = algebra::scaled_bias(old, &scale, shift);
         if scale.iter().any(|v| *v != 1.0) {
-            algebra::scale_rows(&mut self.network.data[weights.0 as usize], &scale);
+            algebra::scale_rows(self.network.data[weights.0 as usize].f32_mut(), &scale);
         }
         let name = format!("{}.bias", self.network.graph.constant(weights).name);
         (weights, Some(self.add_constant_data(&name, &[scale.len()], bias)))
@@ -489,7 +491,7 @@ impl<'a> Rewriter<'a> {
         let scale = self.network.constant(affine.scale).to_vec();
         let shift = self.network.constant(affine.shift).to_vec();
         let old = bias.map(|id| self.network.constant(id).to_vec());
-        let data = &mut self.network.data[weights.0 as usize];
+        let data = self.network.data[weights.0 as usize].f32_mut();
         let bias = algebra::scale_columns(data, &shape, groups, (&scale, &shift), old.as_deref());
         let name = format!("{}.bias", self.network.graph.constant(weights).name);
         let bias = self.add_constant_data(&name, &[shape[0]], bias);

@@ -7,12 +7,16 @@
 //! Activations are `[N, C, H, W]`; the batch `N` is free and never stored. Tensors of lower rank
 //! are seen through an [`AxisOrder`] at the graph's ports: `[N, C]` has `H = W = 1`.
 
+mod data;
 pub mod fuse;
 mod op;
+mod quantization;
 pub mod reference;
 mod shape;
 
+pub use data::{Data, Dtype};
 pub use op::{Affine, Clamp, Conv, Linear, Op, Pad, Pool, PoolKind, Slice};
+pub use quantization::Quantization;
 pub(crate) use shape::MAX_ELEMENTS;
 pub use shape::{Axis, AxisOrder, Shape};
 
@@ -26,13 +30,15 @@ pub struct ValueId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConstId(pub u32);
 
-/// A constant tensor's name and shape; its data live in [`Network::data`] or in a packed file.
+/// A constant tensor's name, shape and type; its data live in [`Network::data`] or in a packed file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConstSpec {
     /// As in the source file; for messages only.
     pub name: String,
     /// Row-major extents. Convolution weights are `OIHW`, linear weights `[out, in]`.
     pub shape: Vec<usize>,
+    /// Type of the elements.
+    pub dtype: Dtype,
 }
 
 impl ConstSpec {
@@ -99,15 +105,22 @@ pub struct Graph {
     /// Whether an attribute was computed from the default input size (such as the padding of a
     /// strided `SAME` convolution), so that other sizes are refused.
     pub fixed_size: bool,
+    /// How each value is stored in u8, `None` if it is f32; one per value, or empty where all are
+    /// f32.
+    ///
+    /// A node computes in int8 iff it has `weight_scales`. Every other node computes in f32: its
+    /// quantized operands are dequantized, and its result is quantized if its value is; for some
+    /// operators [`reference`] says a shorter way with defined rounding.
+    pub quantization: Vec<Option<Quantization>>,
 }
 
-/// A graph with its constants' data (f32, row-major), as importers make it.
+/// A graph with its constants' data (row-major), as importers make it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Network {
     /// The structure.
     pub graph: Graph,
     /// `data[i]` belongs to `graph.constants[i]` and has its length.
-    pub data: Vec<Vec<f32>>,
+    pub data: Vec<Data>,
 }
 
 impl Graph {
@@ -167,6 +180,7 @@ impl Graph {
                 .check(node.inputs.len(), &self.constants)
                 .map_err(|e| e.at_node(node.label()))?;
         }
+        self.check_quantization()?;
         let shapes = self.infer_shapes(&self.input_shapes())?;
         for port in &self.outputs {
             let found = shapes[port.value.0 as usize];
@@ -255,17 +269,21 @@ impl Network {
     ///
     /// # Panics
     /// If `data` does not have the length that `shape` says.
-    pub fn add_constant(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> ConstId {
-        let spec = ConstSpec { name: name.to_owned(), shape: shape.to_vec() };
+    pub fn add_constant(&mut self, name: &str, shape: &[usize], data: impl Into<Data>) -> ConstId {
+        let data = data.into();
+        let spec = ConstSpec { name: name.to_owned(), shape: shape.to_vec(), dtype: data.dtype() };
         assert_eq!(spec.len(), data.len(), "constant {name}");
         self.graph.constants.push(spec);
         self.data.push(data);
         ConstId(self.data.len() as u32 - 1)
     }
 
-    /// The constant's data.
+    /// The data of a constant that is f32.
+    ///
+    /// # Panics
+    /// If it is not.
     pub fn constant(&self, id: ConstId) -> &[f32] {
-        &self.data[id.0 as usize]
+        self.data[id.0 as usize].f32()
     }
 }
 

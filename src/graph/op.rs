@@ -1,7 +1,8 @@
 //! The closed operator set, its attributes, and what each operator accepts.
 
+use super::quantization::check_constants;
 use super::shape::{MAX_DIM, Shape};
-use super::{ConstId, ConstSpec};
+use super::{ConstId, ConstSpec, Quantization};
 use crate::error::{Error, Result};
 
 /// Bounds applied after an operator: `min(max(x, min), max)`.
@@ -61,6 +62,12 @@ pub struct Conv {
     pub residual: bool,
     /// Bounds of the result.
     pub clamp: Clamp,
+    /// `[oc]`. If present, the weights are i8, the bias is i32 in units of the input's scale times
+    /// these scales, and the convolution computes in int8.
+    pub weight_scales: Option<ConstId>,
+    /// Of a residual int8 convolution: what its own sum is rounded to before the residual is added,
+    /// as in networks that were quantized before convolution and addition were fused.
+    pub before_add: Option<Quantization>,
 }
 
 impl Conv {
@@ -75,6 +82,8 @@ impl Conv {
             groups: 1,
             residual: false,
             clamp: Clamp::NONE,
+            weight_scales: None,
+            before_add: None,
         }
     }
 }
@@ -118,6 +127,15 @@ pub struct Linear {
     pub bias: Option<ConstId>,
     /// Bounds of the result.
     pub clamp: Clamp,
+    /// `[out]`; see [`Conv::weight_scales`].
+    pub weight_scales: Option<ConstId>,
+}
+
+impl Linear {
+    /// A linear layer in f32 with nothing fused.
+    pub fn new(weights: ConstId, bias: Option<ConstId>) -> Self {
+        Self { weights, bias, clamp: Clamp::NONE, weight_scales: None }
+    }
 }
 
 /// `x * scale + shift` per channel.
@@ -210,26 +228,26 @@ impl Op {
 
     /// The constants it reads.
     pub fn constants(&self) -> impl Iterator<Item = ConstId> {
-        let (a, b) = match self {
-            Op::Conv(c) => (Some(c.weights), c.bias),
-            Op::Linear(l) => (Some(l.weights), l.bias),
-            Op::Affine(a) => (Some(a.scale), Some(a.shift)),
-            Op::Constant(c) => (Some(*c), None),
-            _ => (None, None),
+        let ids = match self {
+            Op::Conv(c) => [Some(c.weights), c.bias, c.weight_scales],
+            Op::Linear(l) => [Some(l.weights), l.bias, l.weight_scales],
+            Op::Affine(a) => [Some(a.scale), Some(a.shift), None],
+            Op::Constant(c) => [Some(*c), None, None],
+            _ => [None; 3],
         };
-        a.into_iter().chain(b)
+        ids.into_iter().flatten()
     }
 
     /// The constants it reads, to be renumbered.
     pub(super) fn constants_mut(&mut self) -> impl Iterator<Item = &mut ConstId> {
-        let (a, b) = match self {
-            Op::Conv(c) => (Some(&mut c.weights), c.bias.as_mut()),
-            Op::Linear(l) => (Some(&mut l.weights), l.bias.as_mut()),
-            Op::Affine(a) => (Some(&mut a.scale), Some(&mut a.shift)),
-            Op::Constant(c) => (Some(c), None),
-            _ => (None, None),
+        let ids = match self {
+            Op::Conv(c) => [Some(&mut c.weights), c.bias.as_mut(), c.weight_scales.as_mut()],
+            Op::Linear(l) => [Some(&mut l.weights), l.bias.as_mut(), l.weight_scales.as_mut()],
+            Op::Affine(a) => [Some(&mut a.scale), Some(&mut a.shift), None],
+            Op::Constant(c) => [Some(c), None, None],
+            _ => [None, None, None],
         };
-        a.into_iter().chain(b)
+        ids.into_iter().flatten()
     }
 
     /// The bounds of its result.
@@ -271,6 +289,7 @@ impl Op {
         if let Some(id) = self.constants().find(|id| id.0 as usize >= constants.len()) {
             return Err(Error::format(format!("constant {} does not exist", id.0)));
         }
+        check_constants(self, constants)?;
         let shape = |id: ConstId| constants[id.0 as usize].shape.as_slice();
         let vector = |id: Option<ConstId>, len: usize, what: &str| match id {
             Some(id) if shape(id) != [len] => Err(Error::shape(format!(
@@ -302,7 +321,11 @@ impl Op {
                     )));
                 }
                 window([kh, kw], conv.stride, conv.pad, conv.dilation)?;
-                vector(conv.bias, oc, "bias")
+                vector(conv.bias, oc, "bias")?;
+                if conv.before_add.is_some() && !(conv.residual && conv.weight_scales.is_some()) {
+                    return Err(Error::format("rounds before an addition that it does not have"));
+                }
+                conv.before_add.as_ref().map_or(Ok(()), Quantization::check)
             }
             Op::Pool(p) => {
                 window(p.kernel, p.stride, p.pad, p.dilation)?;

@@ -1,7 +1,11 @@
 //! The reference interpreter: obvious loops that nobody optimises. It is what tests trust.
 //!
-//! Activations are f64 throughout, so that its own rounding is far below that of any kernel.
+//! Real activations are f64 throughout, so that its own rounding is far below that of any kernel.
+//! What is computed in int8 follows [`quantized`] to the bit.
 
+mod quantized;
+
+use self::quantized::Value;
 use super::{Affine, Clamp, Conv, Linear, Network, Op, Pad, Pool, PoolKind, Shape, Slice};
 use crate::error::{Error, Result};
 
@@ -35,29 +39,26 @@ pub fn run(
         }
     }
     for n in 0..batch {
-        let mut values: Vec<Vec<f64>> = Vec::with_capacity(graph.nb_values());
+        let mut values: Vec<Value> = Vec::with_capacity(graph.nb_values());
         for (port, input) in graph.inputs.iter().zip(inputs) {
             let shape = shapes[port.value.0 as usize];
             let image = &input[n * shape.len()..][..shape.len()];
             let (c, h, w) = port.axes.strides(shape);
-            values.push(
-                pixels(shape).map(|[ic, ih, iw]| image[ic * c + ih * h + iw * w].into()).collect(),
-            );
+            let image = pixels(shape).map(|[ic, ih, iw]| image[ic * c + ih * h + iw * w].into());
+            values.push(Value::stored(image.collect(), graph.quantization_of(port.value)));
         }
         for (i, node) in graph.nodes.iter().enumerate() {
-            let operands: Vec<(&[f64], Shape)> = node
-                .inputs
-                .iter()
-                .map(|v| (values[v.0 as usize].as_slice(), shapes[v.0 as usize]))
-                .collect();
-            let output = shapes[graph.value_of(i).0 as usize];
-            values.push(apply(network, &node.op, &operands, output));
+            let (own, operands) = (graph.value_of(i), node.inputs.iter());
+            let operands = operands.map(|v| (&values[v.0 as usize], shapes[v.0 as usize]));
+            let (operands, output) = (operands.collect::<Vec<_>>(), shapes[own.0 as usize]);
+            let quantization = graph.quantization_of(own);
+            values.push(quantized::apply(network, node, &operands, (output, quantization)));
         }
         for (port, output) in graph.outputs.iter().zip(&mut outputs) {
             let shape = shapes[port.value.0 as usize];
             let (c, h, w) = port.axes.strides(shape);
             let mut image = vec![0.0; shape.len()];
-            for ([ic, ih, iw], v) in pixels(shape).zip(&values[port.value.0 as usize]) {
+            for ([ic, ih, iw], v) in pixels(shape).zip(&*values[port.value.0 as usize].real()) {
                 image[ic * c + ih * h + iw * w] = *v as f32;
             }
             output.extend(image);
@@ -95,7 +96,7 @@ pub(super) fn apply(network: &Network, op: &Op, x: &[(&[f64], Shape)], output: S
             let plane = x[0].1.h * x[0].1.w;
             x[0].0.chunks(plane).map(|c| c.iter().sum::<f64>() / plane as f64).collect()
         }
-        Op::Linear(Linear { weights, bias, clamp: bounds }) => {
+        Op::Linear(Linear { weights, bias, clamp: bounds, .. }) => {
             let bias = bias.map_or_else(|| vec![0.0; output.c], constant);
             let weights = constant(*weights);
             let rows = weights.chunks(x[0].0.len()).zip(bias);
@@ -188,30 +189,43 @@ fn inside(padded: usize, before: usize, size: usize) -> Option<usize> {
     padded.checked_sub(before).filter(|&i| i < size)
 }
 
-fn pool(p: &Pool, (x, input): (&[f64], Shape), output: Shape) -> Vec<f64> {
+/// What a pool reads for one output element.
+struct Window {
+    /// Indices of the elements inside the image.
+    inside: Vec<usize>,
+    /// What a mean's sum is divided by.
+    divisor: usize,
+}
+
+fn window(p: &Pool, input: Shape, [c, oh, ow]: [usize; 3]) -> Window {
     let Pad { top, left, bottom, right } = p.pad;
-    let at = |[c, oh, ow]: [usize; 3]| {
-        let (mut max, mut sum, mut nb_inside, mut nb_padded) = (f64::NEG_INFINITY, 0.0, 0, 0);
-        for ky in 0..p.kernel[0] {
-            for kx in 0..p.kernel[1] {
-                let ih = oh * p.stride[0] + ky * p.dilation[0];
-                let iw = ow * p.stride[1] + kx * p.dilation[1];
-                if ih < top + input.h + bottom && iw < left + input.w + right {
-                    nb_padded += 1;
-                }
-                if let (Some(ih), Some(iw)) = (inside(ih, top, input.h), inside(iw, left, input.w))
-                {
-                    let v = x[(c * input.h + ih) * input.w + iw];
-                    max = max.max(v);
-                    sum += v;
-                    nb_inside += 1;
-                }
+    let (mut elements, mut nb_padded) = (Vec::new(), 0);
+    for ky in 0..p.kernel[0] {
+        for kx in 0..p.kernel[1] {
+            let ih = oh * p.stride[0] + ky * p.dilation[0];
+            let iw = ow * p.stride[1] + kx * p.dilation[1];
+            if ih < top + input.h + bottom && iw < left + input.w + right {
+                nb_padded += 1;
+            }
+            if let (Some(ih), Some(iw)) = (inside(ih, top, input.h), inside(iw, left, input.w)) {
+                elements.push((c * input.h + ih) * input.w + iw);
             }
         }
+    }
+    let divisor = match p.kind {
+        PoolKind::Average { count_include_pad: true } => nb_padded,
+        _ => elements.len(),
+    };
+    Window { inside: elements, divisor }
+}
+
+fn pool(p: &Pool, (x, input): (&[f64], Shape), output: Shape) -> Vec<f64> {
+    let at = |o: [usize; 3]| {
+        let Window { inside, divisor } = window(p, input, o);
+        let values = inside.iter().map(|i| x[*i]);
         match p.kind {
-            PoolKind::Max => max,
-            PoolKind::Average { count_include_pad: true } => sum / f64::from(nb_padded),
-            PoolKind::Average { count_include_pad: false } => sum / f64::from(nb_inside),
+            PoolKind::Max => values.fold(f64::NEG_INFINITY, f64::max),
+            PoolKind::Average { .. } => values.sum::<f64>() / divisor as f64,
         }
     };
     pixels(output).map(at).collect()

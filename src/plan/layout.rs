@@ -81,6 +81,9 @@ pub(super) fn weight_layout(src: Layout) -> LayoutTag {
 /// The layout in which a plan reads the weights of a convolution or linear layer, so that packed
 /// files store it.
 pub(crate) fn preferred_weight_layout(graph: &Graph, node: &Node) -> LayoutTag {
+    if node.is_int8() {
+        return LayoutTag::RowMajor;
+    }
     weight_layout(value_layout(graph, node.inputs[0]))
 }
 

@@ -97,6 +97,7 @@ pub(crate) fn build(
         return Err(Error::invalid(format!("batch is {batch}, expected 1..={MAX_BATCH}")));
     }
     let graph = model.graph();
+    refuse_quantized(graph)?;
     let shapes = infer_shapes(graph, options.input_size)?;
     let mut acts = layout::activations(graph, &shapes, batch)?;
     let parts = slices::parts(graph, &shapes, batch);
@@ -172,6 +173,16 @@ pub(crate) fn build(
         output_dims: graph.outputs.iter().map(dims).collect(),
         outputs: plan_outputs,
     })
+}
+
+fn refuse_quantized(graph: &Graph) -> Result<()> {
+    let values = (0..graph.nb_values() as u32).map(ValueId);
+    let mut quantized = values.filter(|v| graph.quantization_of(*v).is_some());
+    match quantized.next() {
+        None => Ok(()),
+        Some(v) => Err(Error::unsupported("8-bit values cannot be computed yet")
+            .at_node(graph.node_of(v).map_or(graph.name.clone(), |i| graph.nodes[i].label()))),
+    }
 }
 
 fn infer_shapes(graph: &Graph, input_size: Option<[usize; 2]>) -> Result<Vec<Shape>> {

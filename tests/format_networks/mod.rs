@@ -3,8 +3,8 @@
 use skipstone::Recipe;
 use skipstone::format::{PackOptions, TestVector, WeightDtype};
 use skipstone::graph::{
-    Affine, AxisOrder, Clamp, Conv, Linear, Network, Node, Op, Pad, Pool, PoolKind, Port, Shape,
-    Slice, ValueId,
+    Affine, AxisOrder, Clamp, Conv, Linear, Network, Node, Op, Pad, Pool, PoolKind, Port,
+    Quantization, Shape, Slice, ValueId,
 };
 
 /// Builds a network node by node.
@@ -20,8 +20,13 @@ impl Builder {
             self.seed = self.seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             ((self.seed >> 22) as f32 - 512.0) / 256.0
         });
-        let values = values.collect();
+        let values: Vec<f32> = values.collect();
         self.network.add_constant(name, shape, values)
+    }
+
+    fn integers(&mut self, name: &str, shape: &[usize]) -> skipstone::graph::ConstId {
+        let values = (0..shape.iter().product()).map(|i| (i * 97 % 255) as i8);
+        self.network.add_constant(name, shape, values.collect::<Vec<_>>())
     }
 
     fn node(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> ValueId {
@@ -53,6 +58,8 @@ pub(crate) fn every_op() -> Network {
         groups: 1,
         residual: false,
         clamp: Clamp::RELU,
+        weight_scales: None,
+        before_add: None,
     };
     let stem = b.node("stem", Op::Conv(stem), &[image]); // 6x4x4
     let grouped = Conv {
@@ -64,6 +71,8 @@ pub(crate) fn every_op() -> Network {
         groups: 3,
         residual: true,
         clamp: Clamp { min: -1.5, max: 6.0 },
+        weight_scales: None,
+        before_add: None,
     };
     let grouped = b.node("grouped", Op::Conv(grouped), &[stem, stem]);
     let pool = |kind, ceil_mode| {
@@ -100,11 +109,8 @@ pub(crate) fn every_op() -> Network {
     let mean = b.node("mean", Op::GlobalAveragePool, &[clamped]); // 13
     let flat = b.node("flat", Op::Flatten { channels_last: true }, &[clamped]); // 104
     let joined = b.node("joined", Op::Concat, &[mean, flat]); // 117
-    let linear = Linear {
-        weights: b.constant("fc.weight", &[5, 117]),
-        bias: Some(b.constant("fc.bias", &[5])),
-        clamp: Clamp::NONE,
-    };
+    let weights = b.constant("fc.weight", &[5, 117]);
+    let linear = Linear::new(weights, Some(b.constant("fc.bias", &[5])));
     let linear = b.node("fc", Op::Linear(linear), &[joined]);
     let logits = b.node("logits", Op::Add(Clamp::NONE), &[linear, vector]);
     let softmax = b.node("softmax", Op::Softmax { log: false }, &[logits]);
@@ -112,6 +118,47 @@ pub(crate) fn every_op() -> Network {
     b.network.graph.outputs = vec![
         port("probabilities", softmax, Shape::vector(5), AxisOrder::nc()),
         port("log", log_softmax, Shape::vector(5), AxisOrder::nc()),
+    ];
+    b.network
+}
+
+/// A small network with 8-bit values: a convolution of an 8-bit image, one with a residual that
+/// rounds before it adds, and a linear layer with real results.
+#[allow(dead_code, reason = "not every test that has these networks quantizes")]
+pub(crate) fn int8() -> Network {
+    let quantization = |scale, zero_point, max| Some(Quantization { scale, zero_point, max });
+    let mut b = Builder { network: Network::default(), seed: 3 };
+    b.network.graph.name = "int8".to_owned();
+    b.network.graph.inputs = vec![port("x", ValueId(0), Shape::new(2, 4, 5), AxisOrder::nchw())];
+    let conv = |b: &mut Builder, ic: usize| {
+        let weights = b.integers("weight", &[3, ic, 3, 3]);
+        let bias = b.network.add_constant("bias", &[3], vec![100, -70_000, i32::MAX]);
+        let scales = b.network.add_constant("scale", &[3], vec![0.5, 0.25, 1e-6]);
+        Conv {
+            pad: Pad::all(1),
+            weight_scales: Some(scales),
+            clamp: Clamp::RELU,
+            ..Conv::pointwise(weights, Some(bias))
+        }
+    };
+    let first = conv(&mut b, 2);
+    let first = b.node("first", Op::Conv(first), &[ValueId(0)]);
+    let before_add = quantization(0.75, 128, 255);
+    let second = Conv { residual: true, before_add, ..conv(&mut b, 3) };
+    let second = b.node("second", Op::Conv(second), &[first, first]);
+    let mean = b.node("mean", Op::GlobalAveragePool, &[second]);
+    let weights = b.integers("fc.weight", &[4, 3]);
+    let scales = b.network.add_constant("fc.scale", &[4], vec![1.0, 2.0, 3.0, 4.0]);
+    let linear = Linear { weight_scales: Some(scales), ..Linear::new(weights, None) };
+    let linear = b.node("fc", Op::Linear(linear), &[mean]);
+    let graph = &mut b.network.graph;
+    graph.outputs = vec![port("y", linear, Shape::vector(4), AxisOrder::nc())];
+    graph.quantization = vec![
+        quantization(1.0 / 255.0, 0, 255),
+        quantization(64.0, 0, 127),
+        quantization(96.0, 1, 127),
+        quantization(32.0, 0, 127),
+        None,
     ];
     b.network
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
-use crate::graph::{ConstId, Network, ValueId};
+use crate::graph::{ConstId, Data, Network, ValueId};
 
 /// Resolves stand-ins. An alias is never aliased itself: it was final when it was recorded.
 pub(super) fn redirect(network: &mut Network, alias: &[ValueId]) {
@@ -35,6 +35,10 @@ pub(super) fn drop_dead_nodes(network: &mut Network) {
         }
     }
     graph.nodes = kept;
+    if !graph.quantization.is_empty() {
+        let mut is_needed = is_needed.iter().enumerate().map(|(v, n)| v < nb_inputs || *n);
+        graph.quantization.retain(|_| is_needed.next().unwrap_or_default());
+    }
     graph.outputs.iter_mut().for_each(|p| p.value = number[p.value.0 as usize]);
 }
 
@@ -57,12 +61,14 @@ pub(super) fn compact_constants(network: &mut Network) -> Result<()> {
                 Some(id) => id,
                 None => {
                     let mut data = std::mem::take(&mut old[i]);
-                    clean(&mut data).map_err(|e| e.at_node(&label))?;
+                    if let Data::F32(data) = &mut data {
+                        clean(data).map_err(|e| e.at_node(&label))?;
+                    }
                     let same = by_hash.entry(hash(&data)).or_default();
                     let spec = &old_specs[i];
                     let equal = same.iter().copied().find(|&other| {
                         network.graph.constant(other).shape == spec.shape
-                            && network.constant(other) == data
+                            && network.data[other.0 as usize] == data
                     });
                     let id = equal.unwrap_or_else(|| {
                         let id = network.add_constant(&spec.name, &spec.shape, data);
@@ -92,7 +98,7 @@ fn clean(data: &mut [f32]) -> Result<()> {
 }
 
 /// FNV-1a over the elements' bits.
-fn hash(data: &[f32]) -> u64 {
-    let step = |h: u64, v: &f32| (h ^ u64::from(v.to_bits())).wrapping_mul(0x0000_0100_0000_01b3);
-    data.iter().fold(0xcbf2_9ce4_8422_2325, step)
+fn hash(data: &Data) -> u64 {
+    let step = |h: u64, v: u32| (h ^ u64::from(v)).wrapping_mul(0x0000_0100_0000_01b3);
+    data.bits().fold(0xcbf2_9ce4_8422_2325, step)
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{Activation, Importer, Operation, Value};
 use crate::error::{Error, Result};
-use crate::graph::{Axis, Clamp, ConstId, Conv, Linear, Op};
+use crate::graph::{Axis, ConstId, Conv, Linear, Op};
 use crate::import::onnx::axes::extent;
 use crate::import::onnx::symbolic::SymInt;
 use crate::import::onnx::tensor::Tensor;
@@ -121,7 +121,7 @@ impl<'a> Importer<'a> {
         bias: Option<ConstId>,
     ) -> Result<Activation> {
         let op = match self.network.graph.constant(weights).shape.len() {
-            2 => Op::Linear(Linear { weights, bias, clamp: Clamp::NONE }),
+            2 => Op::Linear(Linear::new(weights, bias)),
             _ => Op::Conv(Conv::pointwise(weights, bias)),
         };
         let value = self.emit(name, op, &[x.value])?;

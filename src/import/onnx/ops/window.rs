@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{Activation, Importer, Operation, Value};
 use crate::error::{Error, Result};
-use crate::graph::{Axis, Clamp, ConstId, Conv, Op, Pad, Pool, PoolKind, Shape};
+use crate::graph::{Axis, ConstId, Conv, Op, Pad, Pool, PoolKind, Shape};
 
 /// A window's attributes over height and width.
 struct Window {
@@ -89,14 +89,11 @@ impl<'a> Importer<'a> {
         let kernel = self.kernel_of(weights);
         let window = self.window(node, &spatial, Some(kernel), self.shape(&x))?;
         let conv = Conv {
-            weights,
-            bias,
             stride: window.stride,
             pad: window.pad,
             dilation: window.dilation,
             groups,
-            residual: false,
-            clamp: Clamp::NONE,
+            ..Conv::pointwise(weights, bias)
         };
         let value = self.emit(node.name, Op::Conv(conv), &[x.value])?;
         let mut result = self.windowed(&x, &spatial, &window);
