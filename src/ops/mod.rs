@@ -12,26 +12,52 @@ pub(crate) mod reorder;
 pub(crate) mod softmax;
 pub(crate) mod winograd;
 
-use skipstone_kernels::layout::C_BLOCK;
+use skipstone_kernels::layout::{C_BLOCK, C_BLOCK_U8};
 
 use crate::graph::{Pad, Shape};
 
 /// How an activation lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Layout {
-    /// `nChw8c`: planes of 8 channels; absent channels of the last plane are zero.
+    /// Planes of a block of channels, all channels of a pixel adjacent: `nChw8c` of f32, `nChw16c` of
+    /// u8. Absent channels of the last plane stand for zero.
     Blocked,
     /// `NHWC`, channels not padded: images for the stem.
     Interleaved,
 }
 
+/// The elements of an activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Elements {
+    /// Real numbers.
+    F32,
+    #[allow(dead_code, reason = "for the int8 steps")]
+    /// Quantized ones; the zero point stands for zero.
+    U8 { zero_point: u8 },
+}
+
+impl Elements {
+    /// Bytes of one.
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::U8 { .. } => 1,
+        }
+    }
+}
+
+/// Bytes past a row's end that kernels may read of an interleaved image of u8: rows of a window are
+/// read in whole quads.
+const QUAD_SLACK: usize = 3;
+
 /// An activation in the arena: `batch` images, each with a frame of zeros around its pixels.
 ///
-/// All offsets and strides are in elements.
+/// All offsets and strides are in elements of its own, but `base` is in f32 of the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Act {
     pub(crate) batch: usize,
     pub(crate) shape: Shape,
+    pub(crate) elements: Elements,
     pub(crate) layout: Layout,
     pub(crate) frame: Pad,
     /// Start in the arena.
@@ -44,22 +70,24 @@ impl Act {
         if self.batch == images {
             return *self;
         }
-        let base = self.base + first * self.image_stride();
+        let base =
+            self.base + first * self.image_stride() * self.elements.size() / size_of::<f32>();
         Self { batch: images, base, ..*self }
     }
 
     /// Elements per pixel of a plane.
     pub(crate) fn pixel_len(&self) -> usize {
-        match self.layout {
-            Layout::Blocked => C_BLOCK,
-            Layout::Interleaved => self.shape.c,
+        match (self.layout, self.elements) {
+            (Layout::Blocked, Elements::F32) => C_BLOCK,
+            (Layout::Blocked, Elements::U8 { .. }) => C_BLOCK_U8,
+            (Layout::Interleaved, _) => self.shape.c,
         }
     }
 
     /// Planes per image.
     pub(crate) fn nb_planes(&self) -> usize {
         match self.layout {
-            Layout::Blocked => self.shape.c.div_ceil(C_BLOCK),
+            Layout::Blocked => self.shape.c.div_ceil(self.pixel_len()),
             Layout::Interleaved => 1,
         }
     }
@@ -73,12 +101,24 @@ impl Act {
     }
 
     pub(crate) fn image_stride(&self) -> usize {
-        self.nb_planes() * self.plane_stride()
+        let len = self.nb_planes() * self.plane_stride();
+        match (self.layout, self.elements) {
+            (Layout::Interleaved, Elements::U8 { .. }) => {
+                (len + QUAD_SLACK).next_multiple_of(size_of::<f32>())
+            }
+            // A pixel of a block is a multiple of an f32.
+            _ => len,
+        }
     }
 
     /// Elements in all.
     pub(crate) fn len(&self) -> usize {
         self.batch * self.image_stride()
+    }
+
+    /// Its length in the arena, in f32.
+    pub(crate) fn arena_len(&self) -> usize {
+        self.len() * self.elements.size() / size_of::<f32>()
     }
 
     /// Offset from `base` of the pixel at row `y` and column `x`, counted from the frame's corner.
@@ -96,7 +136,7 @@ impl Act {
 
     /// Bytes of the image's elements, frame and absent channels included.
     pub(crate) fn bytes(&self) -> u64 {
-        (self.len() * size_of::<f32>()) as u64
+        (self.len() * self.elements.size()) as u64
     }
 }
 
@@ -139,6 +179,12 @@ impl<'a> Worker<'a> {
         self.arena.wrapping_add(offset)
     }
 
+    #[allow(dead_code, reason = "for the int8 steps")]
+    /// Address of byte `offset` from element `base` on; as [`Self::arena`].
+    pub(crate) fn arena_u8(&self, base: usize, offset: usize) -> *mut u8 {
+        self.arena(base).cast::<u8>().wrapping_add(offset)
+    }
+
     /// This member's scratch memory.
     pub(crate) fn scratch(&self, len: usize) -> *mut f32 {
         assert!(len <= self.scratch_len, "scratch is planned");
@@ -166,6 +212,35 @@ impl<'a> Worker<'a> {
         // SAFETY: in bounds of the arena, which lives through the run; the caller excludes aliases.
         unsafe { std::slice::from_raw_parts_mut(self.arena.add(offset), len) }
     }
+
+    #[allow(dead_code, reason = "for the int8 steps")]
+    /// Bytes of a u8 activation: `len` at byte `offset` from its element `base` on.
+    ///
+    /// # Safety
+    /// As [`Self::read`].
+    pub(crate) unsafe fn read_u8(&self, base: usize, offset: usize, len: usize) -> &'a [u8] {
+        let first = self.check_bytes(base, offset, len);
+        // SAFETY: in bounds of the arena, which lives through the run; the caller excludes writes.
+        unsafe { std::slice::from_raw_parts(first, len) }
+    }
+
+    /// As [`Self::read_u8`], to write.
+    ///
+    /// # Safety
+    /// As [`Self::write`].
+    #[allow(clippy::mut_from_ref, reason = "the arena is shared; the caller excludes aliasing")]
+    pub(crate) unsafe fn write_u8(&self, base: usize, offset: usize, len: usize) -> &'a mut [u8] {
+        let first = self.check_bytes(base, offset, len);
+        // SAFETY: in bounds of the arena, which lives through the run; the caller excludes aliases.
+        unsafe { std::slice::from_raw_parts_mut(first, len) }
+    }
+
+    /// The address of bytes, once they are found to be in the arena.
+    fn check_bytes(&self, base: usize, offset: usize, len: usize) -> *mut u8 {
+        let (start, total) = (base * size_of::<f32>() + offset, self.arena_len * size_of::<f32>());
+        assert!(start <= total && len <= total - start);
+        self.arena.cast::<u8>().wrapping_add(start)
+    }
 }
 
 /// One executable unit of a plan.
@@ -184,8 +259,8 @@ pub(crate) trait Step: Send + Sync {
     }
 }
 
-/// Zeroes this member's share of an activation's frame. Whoever writes an activation does it: the
-/// arena reuses memory.
+/// Fills this member's share of an activation's frame with what stands for zero. Whoever writes an
+/// activation does it: the arena reuses memory.
 ///
 /// # Safety
 /// As [`Step::run`]; `act` is the step's destination, and no other call writes its frame.
@@ -197,10 +272,18 @@ pub(crate) unsafe fn zero_frame(worker: &Worker<'_>, act: &Act) {
     let (len, row) = (act.pixel_len(), act.row_stride());
     let zero = |offset: usize, elements: usize| {
         // SAFETY: frame elements belong to one plane, and planes are divided over the members.
-        unsafe { worker.write(act.base + offset, elements) }.fill(0.0);
+        unsafe {
+            match act.elements {
+                Elements::F32 => worker.write(act.base + offset, elements).fill(0.0),
+                Elements::U8 { zero_point } => {
+                    worker.write_u8(act.base, offset, elements).fill(zero_point);
+                }
+            }
+        }
     };
     for plane in worker.share(act.batch * act.nb_planes()) {
-        let start = plane * act.plane_stride();
+        let (image, plane) = (plane / act.nb_planes(), plane % act.nb_planes());
+        let start = act.framed_pixel(image, plane, 0, 0);
         zero(start, top * row);
         zero(start + (top + act.shape.h) * row, bottom * row);
         for h in 0..act.shape.h {

@@ -5,7 +5,7 @@ use skipstone_kernels::layout::LayoutTag;
 use crate::error::{Error, Result};
 use crate::graph::{ConstSpec, Conv, Graph, Node, Op, Pad, Shape, ValueId};
 use crate::ops::conv::WindowAttrs;
-use crate::ops::{Act, Layout};
+use crate::ops::{Act, Elements, Layout};
 
 /// Most channels of an image that stays interleaved for its convolution.
 const MAX_INTERLEAVED: usize = 4;
@@ -21,6 +21,7 @@ pub(super) fn activations(graph: &Graph, shapes: &[Shape], batch: usize) -> Resu
         .map(|(v, &shape)| Act {
             batch,
             shape,
+            elements: Elements::F32,
             layout: value_layout(graph, ValueId(v as u32)),
             frame: Pad::default(),
             base: 0,

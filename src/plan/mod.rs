@@ -114,7 +114,7 @@ pub(crate) fn build(
     let mut blocks: Vec<Block> = Vec::with_capacity(end);
     for (v, live) in lives.iter().enumerate() {
         let exists = !graph.node_of(ValueId(v as u32)).is_some_and(|i| is_branch[i]);
-        let len = if exists { acts[v].len() } else { 0 };
+        let len = if exists { acts[v].arena_len() } else { 0 };
         blocks.push(Block { len, live: live.steps.clone() });
     }
     // Outputs are copied out into dense tensors that stay until the next run.
