@@ -11,6 +11,7 @@ pub mod layout;
 pub mod pack;
 pub mod pool;
 pub mod qconv;
+pub mod qwinograd;
 pub mod registry;
 pub mod requant;
 pub mod sconv;

@@ -1,7 +1,7 @@
 //! The one list of kernels: dispatch, tests and benches iterate it.
 
 use crate::isa::Isa;
-use crate::{qconv, sconv, winograd};
+use crate::{qconv, qwinograd, sconv, winograd};
 
 /// All `sconv` kernels, best last.
 pub const SCONV: &[sconv::Kernel] = &[
@@ -43,4 +43,21 @@ pub const WINOGRAD: &[winograd::Kernel] = &[
 pub fn winograd(variant: winograd::Variant, isa: Isa) -> winograd::Kernel {
     let fits = |k: &&winograd::Kernel| k.variant == variant && k.isa <= isa && k.isa.is_available();
     *WINOGRAD.iter().rev().find(fits).expect("the portable kernels fit every tier")
+}
+
+/// All integer Winograd transforms, best last.
+pub const QWINOGRAD: &[qwinograd::Kernel] = &[
+    qwinograd::f2x2_3x3::portable::KERNEL,
+    qwinograd::f4x4_3x3::portable::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    qwinograd::f2x2_3x3::avx2::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    qwinograd::f4x4_3x3::avx2::KERNEL,
+];
+
+/// The best integer Winograd transforms of a variant, of a tier at most `isa`.
+pub fn qwinograd(variant: qwinograd::Variant, isa: Isa) -> qwinograd::Kernel {
+    let fits =
+        |k: &&qwinograd::Kernel| k.variant == variant && k.isa <= isa && k.isa.is_available();
+    *QWINOGRAD.iter().rev().find(fits).expect("the portable kernels fit every tier")
 }

@@ -57,6 +57,7 @@ mod vector;
 
 use crate::isa::Isa;
 pub use multiply::MultiplyArgs;
+pub(crate) use vector::from_fn;
 
 /// Size of the output tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

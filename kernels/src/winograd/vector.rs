@@ -6,7 +6,7 @@ use wide::f32x4;
 
 /// [`std::array::from_fn`], always inlined: out of line, its closure would lack the tier's instructions.
 #[inline(always)]
-pub(super) fn from_fn<T: Copy, const N: usize>(f: impl Fn(usize) -> T) -> [T; N] {
+pub(crate) fn from_fn<T: Copy, const N: usize>(f: impl Fn(usize) -> T) -> [T; N] {
     let mut array = [MaybeUninit::uninit(); N];
     for (i, element) in array.iter_mut().enumerate() {
         element.write(f(i));

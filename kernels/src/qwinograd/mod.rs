@@ -1,0 +1,187 @@
+//! `qwinograd`: minimal filtering F(m x m, 3 x 3) on integers, exact to the bit.
+//!
+//! The arithmetic is that of [`winograd`](crate::winograd), with matrices of integers: points 0, 1, -1
+//! (F(2x2)), 2, -2 (F(4x4)) and infinity. The denominators of `A`, `B` and `G` are multiplied out,
+//! s = 2 and 24 per side, so that what the output transform finds is `s^2` times the convolution:
+//!
+//! ```text
+//! s^2 Y = A^T ( sum over ic of (G g G^T) * (B^T d B) ) A         s^2 = 4 or 576 = 64 * 9
+//!                              \___U___/   \___V___/
+//! ```
+//!
+//! # Exactness
+//! `U` and `V` fit 16 bits for all weights in -128..=127 and all activations in 0..=255: their magnitudes are at most
+//! 18,432 and 17,340 (F(2x2): 1,152 and 1,020). Their products are summed and transformed modulo 2^32, where sums, differences
+//! and products with integers are exact, whatever overflows on the way. So is division by 9: 9 is odd, and a
+//! factor of the exact value, so multiplying with its inverse modulo 2^32 divides. What is left is a power of two
+//! times the convolution, modulo 2^32: the number itself if it fits, and then a shift ends it. For F(4x4)
+//! that is 64 times a sum of `ic * 9` terms, which the weights [bound](certified) for all inputs:
+//! sums below 2^25 = 33,554,432 are right (2^29 for F(2x2)).
+//!
+//! # Memory
+//! ```text
+//! d: u8,  nChw16c, framed          activations, as they are: a zero point belongs to the bias
+//! g: i8,  OIhw8i16o2i              filters
+//! U: i16, [t^2][ic/2][16 oc][2 ic] transformed filters of a panel     transform_filter
+//! V: i16, [t^2][ic/16][T][16]      transformed input of T tiles       transform_input
+//! M: i32, [t^2][T][16]             their products, of a panel         multiply
+//! y: u8,  nChw16c (or f32, nChw8c)                                    transform_output
+//! ```
+//! Each of U, V and M has a stride between points that the caller chooses; it should be an odd number of cache lines:
+//! [`point_stride`]. Tiles may overhang the framed image and the output, as in [`winograd`](crate::winograd).
+
+mod bounds;
+pub mod f2x2_3x3;
+pub mod f4x4_3x3;
+pub mod multiply;
+pub mod pack;
+pub mod reference;
+mod tiles;
+mod vector;
+
+use crate::isa::Isa;
+use crate::requant::Requant;
+pub use crate::winograd::{Tile, Variant};
+pub use bounds::certified;
+pub use multiply::MultiplyArgs;
+
+/// Elements of type `T` between two points' matrices of `len` elements: an odd number of 64-byte lines, so that
+/// the t^2 lines that a transform touches together lie in different sets of the cache.
+pub const fn point_stride<T>(len: usize) -> usize {
+    let line = 64 / size_of::<T>();
+    (len.div_ceil(line) | 1) * line
+}
+
+/// Arguments of `transform_filter`. Lengths and strides are in elements.
+#[derive(Clone, Copy, Debug)]
+pub struct FilterArgs {
+    /// Filters of a panel, `[nb_blocks][3][3][8][16 oc][2 ic]`: a run of `OIhw8i16o2i`.
+    pub src: *const i8,
+    /// Blocks of 16 input channels.
+    pub nb_blocks: usize,
+    /// `U[t^2][nb_blocks * 8][16][2]`, 32-byte aligned.
+    pub dst: *mut i16,
+    /// Distance of the points in `dst`, a multiple of 16.
+    pub point_stride: usize,
+}
+
+/// Arguments of `transform_input`. Lengths and strides are in elements.
+#[derive(Clone, Copy, Debug)]
+pub struct InputArgs {
+    /// Source activations, `nChw16c`, framed.
+    pub src: *const u8,
+    /// Distance of rows.
+    pub row_stride: usize,
+    /// Distance of blocks of 16 channels.
+    pub plane_stride: usize,
+    /// Blocks of 16 channels.
+    pub nb_blocks: usize,
+    /// The tiles.
+    pub tiles: *const Tile,
+    /// Number of tiles.
+    pub nb_tiles: usize,
+    /// `V[t^2][nb_blocks][nb_tiles][16]`, 32-byte aligned.
+    pub dst: *mut i16,
+    /// Distance of blocks in `dst`, a multiple of 16 and at least `16 * nb_tiles`.
+    pub block_stride: usize,
+    /// Distance of the points in `dst`, a multiple of 16.
+    pub point_stride: usize,
+}
+
+/// Arguments of `transform_output`. Lengths and strides are in elements.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputArgs {
+    /// `M[t^2][nb_tiles][16]`, 32-byte aligned.
+    pub src: *const i32,
+    /// Distance of the points in `src`, a multiple of 8.
+    pub point_stride: usize,
+    /// The tiles.
+    pub tiles: *const Tile,
+    /// Number of tiles.
+    pub nb_tiles: usize,
+    /// What is added to the 16 sums of a pixel, the input's zero point included.
+    pub bias: *const i32,
+    /// What becomes of the sums.
+    pub requant: Requant,
+    /// Distance of rows in the destination.
+    pub dst_row_stride: usize,
+    /// Distance of rows in the residual, if there is one.
+    pub res_row_stride: usize,
+}
+
+/// The three transforms of one variant, and the products between them, on one tier.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    /// `"{isa}-{op}-{tile}"`.
+    pub name: &'static str,
+    /// The tier its instructions need.
+    pub isa: Isa,
+    /// Size of the tile.
+    pub variant: Variant,
+    pub(crate) filter: unsafe fn(&FilterArgs),
+    pub(crate) input: unsafe fn(&InputArgs),
+    pub(crate) output: unsafe fn(&OutputArgs),
+    pub(crate) multiply: unsafe fn(&MultiplyArgs),
+}
+
+impl Kernel {
+    /// `U = G g G^T` for all channels.
+    ///
+    /// # Safety
+    /// - `self.isa` is available on this CPU.
+    /// - `src` is readable for `nb_blocks * 9 * 256` elements.
+    /// - For all points p: `nb_blocks * 256` elements at `dst + p * point_stride` are writable, and
+    ///   no other thread accesses them during the call. `dst` has the documented alignment.
+    #[inline]
+    pub unsafe fn transform_filter_raw(&self, args: &FilterArgs) {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.filter)(args) }
+    }
+
+    /// `V = B^T d B` for all tiles and channels.
+    ///
+    /// # Safety
+    /// - `self.isa` is available on this CPU.
+    /// - For all tiles, blocks b, and rows i and columns j within `src_extent`: 16 elements at
+    ///   `src + tile.src + b * plane_stride + i * row_stride + 16 * j` are readable.
+    /// - For all points p, blocks b and tiles t: 16 elements at
+    ///   `dst + p * point_stride + b * block_stride + 16 * t` are writable, and no other thread
+    ///   accesses them during the call. `dst` and strides have the documented alignment.
+    /// - `tiles` is readable for `nb_tiles`, with extents in their ranges.
+    #[inline]
+    pub unsafe fn transform_input_raw(&self, args: &InputArgs) {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.input)(args) }
+    }
+
+    /// `y = requantize(A^T M A / s^2 + bias)` for all tiles.
+    ///
+    /// # Safety
+    /// - `self.isa` is available on this CPU.
+    /// - For all points p: `nb_tiles * 16` elements at `src + p * point_stride` are readable, and 16
+    ///   of `bias`. `src` and strides have the documented alignment.
+    /// - For all tiles, rows i and columns j within `dst_extent`, and halves that the destination has: what
+    ///   [`store`](crate::requant::portable::store) needs for the pixel at `tile.dst + i * dst_row_stride + c * j`,
+    ///   where c is 16 in a u8 destination and 8 in one of f32, and for the residual's at
+    ///   `tile.res + i * res_row_stride + 16 * j`. No other thread writes them during the call.
+    /// - `tiles` is readable for `nb_tiles`, with extents in their ranges.
+    #[inline]
+    pub unsafe fn transform_output_raw(&self, args: &OutputArgs) {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.output)(args) }
+    }
+
+    /// `M += V * U` for all points, over a chunk of input channels.
+    ///
+    /// # Safety
+    /// - `self.isa` is available on this CPU.
+    /// - For all points p: `nb_blocks * 256` elements at `u + p * u_point_stride` are readable, and
+    ///   for all blocks b `nb_tiles * 16` at `v + p * v_point_stride + b * v_block_stride`.
+    /// - For all points p: `nb_tiles * 16` elements at `m + p * m_point_stride` are readable and
+    ///   writable, and no other thread accesses them during the call. Alignment is as documented.
+    #[inline]
+    pub unsafe fn multiply_raw(&self, args: &MultiplyArgs) {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.multiply)(args) }
+    }
+}
