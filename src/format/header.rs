@@ -135,10 +135,11 @@ fn truncated(len: usize) -> Error {
     Error::format(format!("truncated: {len} bytes, a header takes {HEADER_LEN}"))
 }
 
-/// Checks the bytes of `what` against their stored CRC32C.
+/// Checks the bytes of `what` against their stored CRC32C; a fuzzer's mutations pass, or it would test
+/// nothing else.
 pub(super) fn check_crc(stored: u32, bytes: &[u8], what: impl fmt::Display) -> Result<()> {
     let found = crc32c::crc32c(bytes);
-    if found != stored {
+    if found != stored && !cfg!(fuzzing) {
         return Err(Error::new(
             ErrorKind::Checksum,
             format!("{what} is damaged: CRC32C {found:08x}, expected {stored:08x}"),
