@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::format::reader::{self, Contents, HEADER_LEN, Header, StoredConstant};
 use crate::format::{PackOptions, SectionKind, TestVector, WeightDtype};
 use crate::graph::{ConstId, Data, Graph, Network};
-use crate::ops::winograd::{filters_len, transform_filters};
+use crate::ops::swinograd::transform_filters;
 use crate::recipe::Recipe;
 use crate::tensor::AlignedBuf;
 
@@ -271,11 +271,8 @@ impl Model {
         let stored = self.inner.stored(id);
         let geometry = stored.geometry.as_ref().expect("what can be repacked is weights");
         let mut transformed = self.inner.transformed.lock().unwrap_or_else(PoisonError::into_inner);
-        let buf = transformed.entry((id, kernel.name)).or_insert_with(|| {
-            let mut buf = AlignedBuf::zeroed(filters_len(kernel.variant, geometry));
-            transform_filters(kernel, geometry, &packed, &mut buf);
-            Arc::new(buf)
-        });
+        let transform = || Arc::new(transform_filters(kernel, geometry, &packed));
+        let buf = transformed.entry((id, kernel.name)).or_insert_with(transform);
         Ok(Weights(Source::Converted(Arc::clone(buf))))
     }
 

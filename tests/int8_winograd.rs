@@ -286,7 +286,7 @@ impl Case {
                             m: products.as_mut_ptr().cast(),
                             m_point_stride: m_stride,
                             first: first == 0,
-                            next: g.as_ptr(),
+                            next: g.as_ptr().cast(),
                         });
                     }
                     kernel.transform_output_raw(&OutputArgs {

@@ -54,7 +54,7 @@ fn transform_filter_is_its_matrix() {
             let tap = C_BLOCK * OC_PANEL;
             let src = place.copy(&rng.vec(nb_blocks * 9 * tap));
             let len = nb_blocks * tap;
-            let stride = point_stride(len);
+            let stride = point_stride::<f32>(len);
             let mut dst = lines(place, (t * t - 1) * stride + len, GUARD);
             let args = FilterArgs {
                 src: src.as_ptr(),
@@ -110,7 +110,7 @@ fn transform_input_is_its_matrix_and_reads_only_what_exists() {
         let tiles = place.copy(&tiles);
         let block_stride = tiles.len() * C_BLOCK;
         let len = nb_blocks * block_stride;
-        let stride = point_stride(len);
+        let stride = point_stride::<f32>(len);
         let mut dst = lines(place, (t * t - 1) * stride + len, GUARD);
         let args = InputArgs {
             src: src.as_ptr(),
@@ -160,7 +160,7 @@ fn transform_output_is_its_matrix_and_writes_only_what_exists() {
         let extents: Vec<[u8; 2]> =
             (1..=m as u8).flat_map(|r| (1..=m as u8).map(move |c| [r, c])).collect();
         let nb_tiles = extents.len();
-        let stride = point_stride(nb_tiles * OC_PANEL);
+        let stride = point_stride::<f32>(nb_tiles * OC_PANEL);
         let mut src = lines(place, (t * t - 1) * stride + nb_tiles * OC_PANEL, 0.0);
         src.iter_mut().for_each(|line| line.0 = std::array::from_fn(|_| rng.f32()));
         let bias = place.copy(&rng.vec(16));
@@ -272,7 +272,7 @@ fn convolve(
         })
         .collect();
     let nb_tiles = tiles.len();
-    let v_stride = point_stride(ic_blocks * nb_tiles * C_BLOCK);
+    let v_stride = point_stride::<f32>(ic_blocks * nb_tiles * C_BLOCK);
     let mut v = lines(place, nb_points * v_stride, f32::NAN);
     // SAFETY: the kernel is available, and the buffers have the lengths of the contract.
     unsafe {
@@ -294,9 +294,9 @@ fn convolve(
     let pixels: Vec<u32> = (0..nb_tiles).map(|t| (t * C_BLOCK) as u32).collect();
     let taps: Vec<u32> = (0..ic_blocks).map(|b| (b * nb_tiles * C_BLOCK) as u32).collect();
     for panel in 0..nb_panels {
-        let u_stride = point_stride(ic_blocks * C_BLOCK * OC_PANEL);
+        let u_stride = point_stride::<f32>(ic_blocks * C_BLOCK * OC_PANEL);
         let mut u = lines(place, nb_points * u_stride, f32::NAN);
-        let m_stride = point_stride(nb_tiles * OC_PANEL);
+        let m_stride = point_stride::<f32>(nb_tiles * OC_PANEL);
         let mut products = lines(place, nb_points * m_stride, f32::NAN);
         let nb_blocks = (oc.div_ceil(C_BLOCK) - 2 * panel).min(2);
         // SAFETY: the kernels are available, and the buffers have the lengths of the contracts.

@@ -10,6 +10,7 @@ pub(crate) mod eltwise;
 pub(crate) mod pool;
 pub(crate) mod reorder;
 pub(crate) mod softmax;
+pub(crate) mod swinograd;
 pub(crate) mod winograd;
 
 use skipstone_kernels::layout::{C_BLOCK, C_BLOCK_U8};

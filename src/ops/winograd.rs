@@ -1,5 +1,6 @@
 //! 3x3 convolutions of stride 1 by Winograd's minimal filtering: the driver around the transforms
-//! and the products. See [`skipstone_kernels::winograd`] for the arithmetic.
+//! and the products, for any [`Arithmetic`]: that of f32 ([`skipstone_kernels::winograd`]), and that of
+//! integers ([`skipstone_kernels::qwinograd`]).
 //!
 //! Two schedules, by what would be read too often otherwise:
 //!
@@ -29,26 +30,86 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use skipstone_kernels::layout::{C_BLOCK, LayoutTag, OC_PANEL};
+use skipstone_kernels::layout::OC_PANEL;
 use skipstone_kernels::pack::ConvGeometry;
 use skipstone_kernels::winograd::multiply::MR;
 use skipstone_kernels::winograd::{
-    FilterArgs, InputArgs, Kernel, MultiplyArgs, OutputArgs, Tile, Variant, point_stride,
+    FilterArgs, InputArgs, MultiplyArgs, Tile, Variant, point_stride,
 };
 
 use super::conv::{Split, WindowAttrs};
 use super::{Act, Layout, Step, Worker, zero_frame};
-use crate::graph::Clamp;
-use crate::model::Weights;
-use crate::tensor::AlignedBuf;
 use crate::threads::share;
 
 /// Filters as a step reads them.
-pub(crate) enum Filters {
-    /// Transformed: `U[panel][t^2][ic padded to 8][16]`, points at [`point_stride`].
-    Ready(Weights),
-    /// As packed, in [`LayoutTag::OIhw8i16o`]: each run transforms them, chunk by chunk, in L2.
-    Packed(Weights),
+pub(crate) enum Filters<R, P> {
+    /// Transformed: `U[panel][t^2][block][16]`, points at [`filter_stride`].
+    Ready(R),
+    /// As packed, `[panel][block][3][3][16]`: each run transforms them, chunk by chunk, in L2.
+    Packed(P),
+}
+
+/// What the loops compute with. A block of channels of one tile is [`V_BLOCK_BYTES`] of V, whatever the type.
+pub(crate) trait Arithmetic: Send + Sync + 'static {
+    /// An element of the source, of packed filters, of U and V, and of M.
+    type Pixel;
+    /// See above.
+    type Weight: Send + Sync;
+    /// See above.
+    type Factor: Send + Sync;
+    /// See above.
+    type Sum;
+
+    /// Input channels of a block.
+    const BLOCK: usize = V_BLOCK_BYTES / size_of::<Self::Factor>();
+
+    /// Size of the tile.
+    fn variant(&self) -> Variant;
+
+    /// The filters.
+    fn filters(&self) -> Filters<&[Self::Factor], &[Self::Weight]>;
+
+    /// Transforms filters.
+    ///
+    /// # Safety
+    /// As the kernel's.
+    unsafe fn transform_filter(&self, args: &FilterArgs<Self::Weight, Self::Factor>);
+
+    /// Transforms tiles of the input.
+    ///
+    /// # Safety
+    /// As the kernel's.
+    unsafe fn transform_input(&self, args: &InputArgs<Self::Pixel, Self::Factor>);
+
+    /// Multiplies.
+    ///
+    /// # Safety
+    /// As the kernel's.
+    unsafe fn multiply(&self, args: &MultiplyArgs<Self::Factor, Self::Sum>);
+
+    /// Transforms back, and ends a panel of some tiles.
+    ///
+    /// # Safety
+    /// As [`Step::run`]; `products` is readable, and no other member writes these tiles and this panel.
+    unsafe fn transform_output(&self, worker: &Worker<'_>, products: &Products<'_, Self::Sum>);
+}
+
+/// M of some tiles and a panel.
+pub(crate) struct Products<'a, M> {
+    /// `M[t^2][tile][16]`.
+    pub(crate) m: *const M,
+    /// Distance of the points in `m`.
+    pub(crate) point_stride: usize,
+    pub(crate) tiles: &'a [Tile],
+    pub(crate) panel: usize,
+}
+
+/// Bytes of a block of channels of one tile in V: a vector of 8 f32 or of 16 i16.
+pub(crate) const V_BLOCK_BYTES: usize = 32;
+
+/// Elements of `T` in the same.
+const fn v_block<T>() -> usize {
+    V_BLOCK_BYTES / size_of::<T>()
 }
 
 /// Who computes what; see the module.
@@ -60,55 +121,20 @@ pub(crate) enum Schedule {
     Panels(usize),
 }
 
-/// Elements of the transformed filters of all panels.
-pub(crate) fn filters_len(variant: Variant, geometry: &ConvGeometry) -> usize {
-    geometry.nb_panels() * variant.nb_points() * filter_stride(geometry.ic().div_ceil(C_BLOCK))
+/// Elements of type `U` in the transformed filters of all panels, over `ic_blocks` blocks of channels.
+pub(crate) fn filters_len<U>(variant: Variant, nb_panels: usize, ic_blocks: usize) -> usize {
+    nb_panels * variant.nb_points() * filter_stride::<U>(ic_blocks)
 }
 
-/// Distance of the points of a panel's transformed filters, over `ic_blocks` blocks of 8 channels.
-fn filter_stride(ic_blocks: usize) -> usize {
-    point_stride(ic_blocks * C_BLOCK * OC_PANEL)
-}
-
-/// Transforms all filters: from [`LayoutTag::OIhw8i16o`] to what [`Filters::Ready`] holds.
-///
-/// # Panics
-/// If a length is not what the geometry says, or the kernel's tier is missing.
-pub(crate) fn transform_filters(
-    kernel: &Kernel,
-    geometry: &ConvGeometry,
-    packed: &[f32],
-    dst: &mut [f32],
-) {
-    assert!(kernel.isa.is_available());
-    assert_eq!((geometry.kernel(), geometry.groups()), ([3, 3], 1));
-    assert_eq!(packed.len(), geometry.packed_len(LayoutTag::OIhw8i16o));
-    assert_eq!(dst.len(), filters_len(kernel.variant, geometry));
-    assert!(dst.as_ptr().cast::<[f32; 8]>().align_offset(32) == 0);
-    let ic_blocks = geometry.ic().div_ceil(C_BLOCK);
-    let panel_len = kernel.variant.nb_points() * filter_stride(ic_blocks);
-    let panels = packed.chunks_exact(geometry.panel_len(LayoutTag::OIhw8i16o));
-    for (src, dst) in panels.zip(dst.chunks_exact_mut(panel_len)) {
-        let args = FilterArgs {
-            src: src.as_ptr(),
-            nb_blocks: ic_blocks,
-            dst: dst.as_mut_ptr(),
-            point_stride: filter_stride(ic_blocks),
-        };
-        // SAFETY: the tier is available; a panel of a single group holds all input channels, and
-        // `dst` a panel of points; it is borrowed uniquely.
-        unsafe { kernel.transform_filter_raw(&args) };
-    }
+/// Distance of the points of a panel's transformed filters.
+pub(crate) fn filter_stride<U>(ic_blocks: usize) -> usize {
+    point_stride::<U>(ic_blocks * v_block::<U>() * OC_PANEL)
 }
 
 /// Everything that places a convolution.
-pub(crate) struct WinogradSpec {
-    pub(crate) kernel: Kernel,
+pub(crate) struct Placement {
     pub(crate) geometry: ConvGeometry,
     pub(crate) window: WindowAttrs,
-    pub(crate) clamp: Clamp,
-    pub(crate) filters: Filters,
-    pub(crate) bias: Option<Vec<f32>>,
     pub(crate) src: Act,
     pub(crate) residual: Option<Act>,
     pub(crate) dst: Act,
@@ -130,7 +156,7 @@ pub(crate) fn shared_len(variant: Variant, schedule: Schedule, src: &Act, dst: &
         Schedule::Tiles(_) => 0,
         Schedule::Panels(pass) => {
             let tiles = pass.min(nb_tiles(variant, dst));
-            variant.nb_points() * point_stride(src.nb_planes() * tiles * C_BLOCK)
+            variant.nb_points() * point_stride::<f32>(src.nb_planes() * tiles * v_block::<f32>())
         }
     }
 }
@@ -139,9 +165,9 @@ pub(crate) fn shared_len(variant: Variant, schedule: Schedule, src: &Act, dst: &
 ///
 /// # Panics
 /// If an operand's description does not fit the others: a defect of the plan.
-pub(crate) fn steps(spec: WinogradSpec) -> Vec<Box<dyn Step>> {
-    let schedule = spec.schedule;
-    let conv = Arc::new(Winograd::new(spec));
+pub(crate) fn steps<A: Arithmetic>(arithmetic: A, place: Placement) -> Vec<Box<dyn Step>> {
+    let schedule = place.schedule;
+    let conv = Arc::new(Winograd::new(arithmetic, place));
     let total = conv.tiles.len();
     match schedule {
         Schedule::Tiles(_) => vec![Box::new(TilesStep { conv })],
@@ -159,89 +185,104 @@ pub(crate) fn steps(spec: WinogradSpec) -> Vec<Box<dyn Step>> {
 }
 
 /// What the steps of one convolution share.
-struct Winograd {
-    spec: WinogradSpec,
+struct Winograd<A> {
+    arithmetic: A,
+    place: Placement,
     tiles: Vec<Tile>,
-    /// One bias per output channel of all panels.
-    bias: AlignedBuf,
     /// Most tiles of a block.
     block: usize,
-    /// Blocks of 8 input channels whose filters are transformed at a time.
+    /// Blocks of input channels whose filters are transformed at a time.
     kc: usize,
     split: Split,
 }
 
-/// Blocks of 8 input channels of which a run transforms filters at a time: 36 points x 64 channels x
-/// 16 x 4 bytes = 144 KiB, as much of V for 16 tiles, and 36 KiB of M lie in an L2 of 512 KiB.
+/// Blocks of input channels of which a run transforms filters at a time: 36 points x 8 blocks x 16 output
+/// channels x 32 bytes = 144 KiB, as much of V for 16 tiles, and 36 KiB of M lie in an L2 of 512 KiB.
 const KC_BLOCKS: usize = 8;
 
-impl Winograd {
-    fn new(spec: WinogradSpec) -> Self {
-        let WinogradSpec { geometry, src, dst, .. } = &spec;
-        let variant = spec.kernel.variant;
+impl<A: Arithmetic> Winograd<A> {
+    fn new(arithmetic: A, place: Placement) -> Self {
+        let Placement { geometry, src, dst, .. } = &place;
+        let variant = arithmetic.variant();
         assert_eq!((geometry.kernel(), geometry.groups()), ([3, 3], 1));
-        assert_eq!((spec.window.stride, spec.window.dilation), ([1, 1], [1, 1]));
+        assert_eq!((place.window.stride, place.window.dilation), ([1, 1], [1, 1]));
         assert_eq!((src.shape.c, dst.shape.c), (geometry.ic(), geometry.oc()));
         assert_eq!((src.layout, dst.layout), (Layout::Blocked, Layout::Blocked));
-        let expected = match &spec.filters {
-            Filters::Ready(_) => filters_len(variant, geometry),
-            Filters::Packed(_) => geometry.packed_len(LayoutTag::OIhw8i16o),
-        };
-        let (Filters::Ready(filters) | Filters::Packed(filters)) = &spec.filters;
-        assert_eq!(filters.len(), expected);
-        if let Some(res) = &spec.residual {
+        assert_eq!((src.elements.size(), src.pixel_len()), (size_of::<A::Pixel>(), A::BLOCK));
+        let (nb_panels, ic_blocks) = (geometry.nb_panels(), src.nb_planes());
+        let packed_len = nb_panels * ic_blocks * 9 * A::BLOCK * OC_PANEL;
+        match arithmetic.filters() {
+            Filters::Ready(u) => {
+                assert_eq!(u.len(), filters_len::<A::Factor>(variant, nb_panels, ic_blocks));
+            }
+            Filters::Packed(g) => assert_eq!(g.len(), packed_len),
+        }
+        if let Some(res) = &place.residual {
             assert_eq!((res.batch, res.shape, res.layout), (dst.batch, dst.shape, dst.layout));
         }
-        let tiles = tiles(&spec);
-        let mut bias = AlignedBuf::zeroed(geometry.nb_panels() * OC_PANEL);
-        if let Some(values) = &spec.bias {
-            bias[..values.len()].copy_from_slice(values);
-        }
-        let block = match spec.schedule {
+        let tiles = tiles(variant, &place);
+        let block = match place.schedule {
             // A member's blocks are whole register tiles, so the last one may be that much larger.
             Schedule::Tiles(block) => {
-                let longest = (0..spec.members).map(|m| share(tiles.len(), m, spec.members));
+                let longest = (0..place.members).map(|m| share(tiles.len(), m, place.members));
                 let blocks = longest.flat_map(|own| blocks(own, block));
                 blocks.map(|b| b.len()).max().unwrap_or(0)
             }
             Schedule::Panels(pass) => pass.min(tiles.len()),
         };
-        let ic_blocks = src.nb_planes();
-        let u_bytes = (geometry.packed_len(LayoutTag::OIhw8i16o) * size_of::<f32>()) as u64;
-        let split = match spec.schedule {
-            Schedule::Tiles(_) => Split { pixels: spec.members, channels: 1 },
+        let u_bytes = (packed_len * size_of::<A::Weight>()) as u64;
+        let split = match place.schedule {
+            Schedule::Tiles(_) => Split { pixels: place.members, channels: 1 },
             Schedule::Panels(_) => {
-                Split::choose(spec.members, block, geometry.nb_panels(), 4 * u_bytes, src.bytes())
+                Split::choose(place.members, block, nb_panels, 4 * u_bytes, src.bytes())
             }
         };
         let kc = ic_blocks.div_ceil(ic_blocks.div_ceil(KC_BLOCKS));
-        Self { tiles, bias, block, kc, split, spec }
+        Self { arithmetic, tiles, block, kc, split, place }
     }
 
     fn nb_points(&self) -> usize {
-        self.spec.kernel.variant.nb_points()
+        self.arithmetic.variant().nb_points()
     }
 
     fn ic_blocks(&self) -> usize {
-        self.spec.src.nb_planes()
+        self.place.src.nb_planes()
     }
 
-    /// Distance of points in V and in M.
+    /// Distance of blocks in V, of points in V, and of points in M.
+    fn v_block_stride(&self) -> usize {
+        self.block * A::BLOCK
+    }
+
     fn v_stride(&self) -> usize {
-        point_stride(self.ic_blocks() * self.block * C_BLOCK)
+        point_stride::<A::Factor>(self.ic_blocks() * self.v_block_stride())
     }
 
     fn m_stride(&self) -> usize {
-        point_stride(self.block * OC_PANEL)
+        point_stride::<A::Sum>(self.block * OC_PANEL)
     }
 
-    /// Elements of M and of a chunk of U.
-    fn products_len(&self) -> usize {
-        let u = match self.spec.filters {
+    /// Bytes of V, of M, and of a chunk of U.
+    fn v_bytes(&self) -> usize {
+        self.nb_points() * self.v_stride() * size_of::<A::Factor>()
+    }
+
+    fn m_bytes(&self) -> usize {
+        self.nb_points() * self.m_stride() * size_of::<A::Sum>()
+    }
+
+    fn chunk_bytes(&self) -> usize {
+        match self.arithmetic.filters() {
             Filters::Ready(_) => 0,
-            Filters::Packed(_) => filter_stride(self.kc),
-        };
-        self.nb_points() * (self.m_stride() + u)
+            Filters::Packed(_) => {
+                self.nb_points() * filter_stride::<A::Factor>(self.kc) * size_of::<A::Factor>()
+            }
+        }
+    }
+
+    /// f32 of scratch memory for M and a chunk of U.
+    fn products_len(&self) -> usize {
+        (self.m_bytes() + self.chunk_bytes()) / size_of::<f32>()
     }
 
     /// Transforms `planes` of `tiles` to their place in `v`.
@@ -253,27 +294,26 @@ impl Winograd {
         worker: &Worker<'_>,
         tiles: Range<usize>,
         planes: Range<usize>,
-        v: *mut f32,
+        v: *mut A::Factor,
     ) {
-        let src = &self.spec.src;
+        let src = &self.place.src;
         let tiles = &self.tiles[tiles];
         assert!(tiles.len() <= self.block && planes.end <= self.ic_blocks());
-        let block_stride = self.block * C_BLOCK;
+        let pixels = worker.arena(src.base).cast::<A::Pixel>();
         let args = InputArgs {
-            src: worker.arena(src.base + planes.start * src.plane_stride()),
+            src: pixels.wrapping_add(planes.start * src.plane_stride()),
             row_stride: src.row_stride(),
             plane_stride: src.plane_stride(),
             nb_blocks: planes.len(),
             tiles: tiles.as_ptr(),
             nb_tiles: tiles.len(),
-            dst: v.wrapping_add(planes.start * block_stride),
-            block_stride,
+            dst: v.wrapping_add(planes.start * self.v_block_stride()),
+            block_stride: self.v_block_stride(),
             point_stride: self.v_stride(),
         };
-        // SAFETY: the plan took the kernel from the registry for an available tier; `tiles` are
-        // within the framed images (see `tiles`); V has `v_stride` for each point, which holds
-        // all planes of a block of tiles.
-        unsafe { self.spec.kernel.transform_input_raw(&args) };
+        // SAFETY: `tiles` are within the framed images (see `tiles`); V has `v_stride` for each
+        // point, which holds all planes of a block of tiles.
+        unsafe { self.arithmetic.transform_input(&args) };
     }
 
     /// Multiplies and transforms back.
@@ -286,77 +326,68 @@ impl Winograd {
         worker: &Worker<'_>,
         tiles: Range<usize>,
         panels: Range<usize>,
-        v: *const f32,
+        v: *const A::Factor,
         scratch: *mut f32,
     ) {
-        let spec = &self.spec;
         let tiles = &self.tiles[tiles];
-        let (m, chunk) = (scratch, scratch.wrapping_add(self.nb_points() * self.m_stride()));
+        let m = scratch.cast::<A::Sum>();
+        let chunk = scratch.cast::<u8>().wrapping_add(self.m_bytes()).cast::<A::Factor>();
         for panel in panels {
-            match &spec.filters {
+            match self.arithmetic.filters() {
                 Filters::Ready(u) => {
-                    let stride = filter_stride(self.ic_blocks());
+                    let stride = filter_stride::<A::Factor>(self.ic_blocks());
                     let u = &u[panel * self.nb_points() * stride..][..self.nb_points() * stride];
-                    let all = 0..self.ic_blocks();
+                    let (all, next) = (0..self.ic_blocks(), u.as_ptr_range().end.cast());
                     // SAFETY: the caller's; U holds a panel of points.
-                    unsafe {
-                        self.multiply(
-                            tiles.len(),
-                            all,
-                            v,
-                            (u.as_ptr(), stride),
-                            m,
-                            u.as_ptr_range().end,
-                        );
-                    }
+                    unsafe { self.multiply(tiles.len(), all, v, (u.as_ptr(), stride), m, next) };
                 }
                 Filters::Packed(filters) => {
-                    let tap = C_BLOCK * OC_PANEL;
-                    let filters = &filters[panel * self.ic_blocks() * 9 * tap..];
+                    let block = 9 * A::BLOCK * OC_PANEL;
+                    let filters = &filters[panel * self.ic_blocks() * block..];
                     for first in (0..self.ic_blocks()).step_by(self.kc) {
                         let blocks = first..(first + self.kc).min(self.ic_blocks());
-                        let src = &filters[first * 9 * tap..][..blocks.len() * 9 * tap];
-                        let stride = filter_stride(self.kc);
+                        let src = &filters[first * block..][..blocks.len() * block];
+                        let stride = filter_stride::<A::Factor>(self.kc);
                         let args = FilterArgs {
                             src: src.as_ptr(),
                             nb_blocks: blocks.len(),
                             dst: chunk,
                             point_stride: stride,
                         };
-                        let next = src.as_ptr_range().end;
+                        let next = src.as_ptr_range().end.cast();
                         // SAFETY: the caller's; the chunk of U holds `kc` blocks of each point.
                         unsafe {
-                            spec.kernel.transform_filter_raw(&args);
+                            self.arithmetic.transform_filter(&args);
                             self.multiply(tiles.len(), blocks, v, (chunk, stride), m, next);
                         }
                     }
                 }
             }
-            // SAFETY: the caller's.
-            unsafe { self.transform_output(worker, tiles, panel, m) };
+            let products = Products { m, point_stride: self.m_stride(), tiles, panel };
+            // SAFETY: the caller's; `tiles` are within `dst` and `residual` (see `tiles`).
+            unsafe { self.arithmetic.transform_output(worker, &products) };
         }
     }
 
-    /// `M += V * U` over a chunk of input channels (blocks of 8), for all points.
+    /// `M += V * U` over a chunk of input channels, for all points.
     ///
     /// # Safety
-    /// `v` holds `nb_tiles` transformed tiles, `u` these channels of a panel's points at its stride, and
+    /// `v` holds `nb_tiles` transformed tiles, `u` these blocks of a panel's points at its stride, and
     /// `m` [`Self::m_stride`] elements per point, of this member's.
     unsafe fn multiply(
         &self,
         nb_tiles: usize,
         blocks: Range<usize>,
-        v: *const f32,
-        (u, u_point_stride): (*const f32, usize),
-        m: *mut f32,
-        next: *const f32,
+        v: *const A::Factor,
+        (u, u_point_stride): (*const A::Factor, usize),
+        m: *mut A::Sum,
+        next: *const u8,
     ) {
-        let v_block_stride = self.block * C_BLOCK;
         let args = MultiplyArgs {
             nb_points: self.nb_points(),
-            v: v.wrapping_add(blocks.start * v_block_stride),
+            v: v.wrapping_add(blocks.start * self.v_block_stride()),
             v_point_stride: self.v_stride(),
-            v_block_stride,
+            v_block_stride: self.v_block_stride(),
             nb_tiles,
             nb_blocks: blocks.len(),
             u,
@@ -366,49 +397,15 @@ impl Winograd {
             first: blocks.start == 0,
             next,
         };
-        // SAFETY: the plan took the kernel from the registry for an available tier; a block of V
-        // holds `block >= nb_tiles` tiles; the rest is the caller's.
-        unsafe { self.spec.kernel.multiply_raw(&args) };
-    }
-
-    /// # Safety
-    /// As [`Self::products`].
-    unsafe fn transform_output(
-        &self,
-        worker: &Worker<'_>,
-        tiles: &[Tile],
-        panel: usize,
-        m: *const f32,
-    ) {
-        let WinogradSpec { dst, residual, clamp, .. } = &self.spec;
-        let args = OutputArgs {
-            src: m,
-            point_stride: self.m_stride(),
-            tiles: tiles.as_ptr(),
-            nb_tiles: tiles.len(),
-            bias: self.bias[panel * OC_PANEL..][..OC_PANEL].as_ptr(),
-            dst: worker.arena(dst.base + 2 * panel * dst.plane_stride()),
-            dst_row_stride: dst.row_stride(),
-            dst_block_stride: dst.plane_stride(),
-            // Blocks of 8 channels that exist in the last panel.
-            nb_blocks: (dst.nb_planes() - 2 * panel).min(2),
-            residual: residual.map_or(std::ptr::null(), |res| {
-                worker.arena(res.base + 2 * panel * res.plane_stride())
-            }),
-            res_row_stride: residual.map_or(0, |res| res.row_stride()),
-            res_block_stride: residual.map_or(0, |res| res.plane_stride()),
-            clamp: [clamp.min, clamp.max],
-        };
-        // SAFETY: the plan took the kernel from the registry for an available tier; `tiles` are
-        // within `dst` and `residual` (see `tiles`); the rest is the caller's.
-        unsafe { self.spec.kernel.transform_output_raw(&args) };
+        // SAFETY: a block of V holds `block >= nb_tiles` tiles; the rest is the caller's.
+        unsafe { self.arithmetic.multiply(&args) };
     }
 }
 
 /// The tiles of the whole batch, row by row.
-fn tiles(spec: &WinogradSpec) -> Vec<Tile> {
-    let WinogradSpec { src, dst, residual, window, .. } = spec;
-    let (m, t) = (spec.kernel.variant.m(), spec.kernel.variant.t());
+fn tiles(variant: Variant, place: &Placement) -> Vec<Tile> {
+    let Placement { src, dst, residual, window, .. } = place;
+    let (m, t) = (variant.m(), variant.t());
     let needed = window.frame(src.shape, dst.shape);
     let f = src.frame;
     assert!(
@@ -422,7 +419,7 @@ fn tiles(spec: &WinogradSpec) -> Vec<Tile> {
     assert!(len(src) && len(dst) && residual.as_ref().is_none_or(len), "offsets fit u32");
     // From a window's corner to the end of the rows and columns that any window reaches.
     let extent = |from: usize, size: usize, step: usize| (size - from).min(step) as u8;
-    let mut tiles = Vec::with_capacity(nb_tiles(spec.kernel.variant, dst));
+    let mut tiles = Vec::with_capacity(nb_tiles(variant, dst));
     for image in 0..dst.batch {
         for oh in (0..dst.shape.h).step_by(m) {
             for ow in (0..dst.shape.w).step_by(m) {
@@ -454,41 +451,41 @@ fn blocks(tiles: Range<usize>, block: usize) -> impl Iterator<Item = Range<usize
 }
 
 /// All of a convolution, each member on its own tiles.
-struct TilesStep {
-    conv: Arc<Winograd>,
+struct TilesStep<A> {
+    conv: Arc<Winograd<A>>,
 }
 
-impl Step for TilesStep {
+impl<A: Arithmetic> Step for TilesStep<A> {
     fn scratch_len(&self) -> usize {
-        self.conv.products_len() + self.conv.nb_points() * self.conv.v_stride()
+        self.conv.products_len() + self.conv.v_bytes() / size_of::<f32>()
     }
 
     unsafe fn run(&self, worker: &Worker<'_>) {
         let conv = &*self.conv;
-        let Schedule::Tiles(block) = conv.spec.schedule else { unreachable!("see `steps`") };
+        let Schedule::Tiles(block) = conv.place.schedule else { unreachable!("see `steps`") };
         // SAFETY: this step writes `dst`, and its frame only here.
-        unsafe { zero_frame(worker, &conv.spec.dst) };
+        unsafe { zero_frame(worker, &conv.place.dst) };
         let scratch = worker.scratch(self.scratch_len());
-        let v = scratch.wrapping_add(conv.products_len());
+        let v = scratch.wrapping_add(conv.products_len()).cast::<A::Factor>();
         for tiles in blocks(worker.share(conv.tiles.len()), block) {
             // SAFETY: V and M are this member's; members have disjoint tiles of `dst`.
             unsafe {
                 conv.transform_input(worker, tiles.clone(), 0..conv.ic_blocks(), v);
-                conv.products(worker, tiles, 0..conv.spec.geometry.nb_panels(), v, scratch);
+                conv.products(worker, tiles, 0..conv.place.geometry.nb_panels(), v, scratch);
             }
         }
     }
 }
 
 /// The first step of a pass: V, for all members.
-struct InputStep {
-    conv: Arc<Winograd>,
+struct InputStep<A> {
+    conv: Arc<Winograd<A>>,
     tiles: Range<usize>,
 }
 
-impl Step for InputStep {
+impl<A: Arithmetic> Step for InputStep<A> {
     unsafe fn run(&self, worker: &Worker<'_>) {
-        let v = worker.arena(self.conv.spec.shared);
+        let v = worker.arena(self.conv.place.shared).cast::<A::Factor>();
         let planes = worker.share(self.conv.ic_blocks());
         // SAFETY: the arena holds `shared_len` elements for V; members have disjoint planes.
         unsafe { self.conv.transform_input(worker, self.tiles.clone(), planes, v) };
@@ -496,12 +493,12 @@ impl Step for InputStep {
 }
 
 /// The second step of a pass: the result, from V.
-struct PanelsStep {
-    conv: Arc<Winograd>,
+struct PanelsStep<A> {
+    conv: Arc<Winograd<A>>,
     tiles: Range<usize>,
 }
 
-impl Step for PanelsStep {
+impl<A: Arithmetic> Step for PanelsStep<A> {
     fn scratch_len(&self) -> usize {
         self.conv.products_len()
     }
@@ -510,12 +507,13 @@ impl Step for PanelsStep {
         let conv = &*self.conv;
         if self.tiles.start == 0 {
             // SAFETY: this step writes `dst`, and its frame only here.
-            unsafe { zero_frame(worker, &conv.spec.dst) };
+            unsafe { zero_frame(worker, &conv.place.dst) };
         }
-        let nb_panels = conv.spec.geometry.nb_panels();
+        let nb_panels = conv.place.geometry.nb_panels();
         let (part, panels) = conv.split.part(worker.member, self.tiles.len(), nb_panels);
         let tiles = self.tiles.start + part.start..self.tiles.start + part.end;
-        let v = worker.arena(conv.spec.shared).wrapping_add(part.start * C_BLOCK);
+        let v = worker.arena(conv.place.shared).cast::<A::Factor>();
+        let v = v.wrapping_add(part.start * A::BLOCK);
         let scratch = worker.scratch(self.scratch_len());
         // SAFETY: V was made in the step before; members have disjoint tiles x panels of `dst`.
         unsafe { conv.products(worker, tiles, panels, v, scratch) };

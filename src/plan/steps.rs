@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use skipstone_kernels::isa::Isa;
-use skipstone_kernels::layout::LayoutTag;
+use skipstone_kernels::layout::{LayoutTag, OC_PANEL};
 use skipstone_kernels::pool::{Reduce, Window};
 use skipstone_kernels::winograd::Variant;
 use skipstone_kernels::{registry, sconv};
@@ -19,7 +19,8 @@ use crate::ops::eltwise::{EltwiseStep, Function};
 use crate::ops::pool::{GlobalMeanStep, PoolStep};
 use crate::ops::reorder::{Copy, ReorderStep, Source, View};
 use crate::ops::softmax::SoftmaxStep;
-use crate::ops::winograd::{self, Filters, Schedule, WinogradSpec};
+use crate::ops::swinograd::Swinograd;
+use crate::ops::winograd::{self, Filters, Placement, Schedule};
 use crate::ops::{Act, Step};
 use crate::tensor::AlignedBuf;
 use crate::threads::RuntimeReport;
@@ -307,20 +308,25 @@ impl<'a> Builder<'a> {
             let packed = self.model.packed_or_repack(conv.weights, LayoutTag::OIhw8i16o);
             Filters::Packed(packed.expect("weights"))
         };
-        let steps = winograd::steps(WinogradSpec {
-            kernel,
-            geometry,
-            window: layout::window(conv, &self.model.graph().constants),
-            clamp: conv.clamp,
-            filters,
-            bias: conv.bias.map(|id| self.model.row_major(id).into_owned()),
-            src,
-            residual: conv.residual.then(|| operands[1]),
-            dst,
-            members: self.members,
-            schedule: chosen.schedule,
-            shared,
-        });
+        let mut bias = AlignedBuf::zeroed(geometry.nb_panels() * OC_PANEL);
+        if let Some(id) = conv.bias {
+            bias[..geometry.oc()].copy_from_slice(&self.model.row_major(id));
+        }
+        let residual = conv.residual.then(|| operands[1]);
+        let arithmetic = Swinograd { kernel, filters, bias, clamp: conv.clamp, residual, dst };
+        let steps = winograd::steps(
+            arithmetic,
+            Placement {
+                geometry,
+                window: layout::window(conv, &self.model.graph().constants),
+                src,
+                residual,
+                dst,
+                members: self.members,
+                schedule: chosen.schedule,
+                shared,
+            },
+        );
         let split = match chosen.schedule {
             Schedule::Tiles(_) => "tiles",
             Schedule::Panels(_) => "channels",

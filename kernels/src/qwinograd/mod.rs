@@ -41,52 +41,15 @@ mod vector;
 
 use crate::isa::Isa;
 use crate::requant::Requant;
-pub use crate::winograd::{Tile, Variant};
+pub use crate::winograd::{Tile, Variant, point_stride};
 pub use bounds::certified;
-pub use multiply::MultiplyArgs;
 
-/// Elements of type `T` between two points' matrices of `len` elements: an odd number of 64-byte lines, so that
-/// the t^2 lines that a transform touches together lie in different sets of the cache.
-pub const fn point_stride<T>(len: usize) -> usize {
-    let line = 64 / size_of::<T>();
-    (len.div_ceil(line) | 1) * line
-}
-
-/// Arguments of `transform_filter`. Lengths and strides are in elements.
-#[derive(Clone, Copy, Debug)]
-pub struct FilterArgs {
-    /// Filters of a panel, `[nb_blocks][3][3][8][16 oc][2 ic]`: a run of `OIhw8i16o2i`.
-    pub src: *const i8,
-    /// Blocks of 16 input channels.
-    pub nb_blocks: usize,
-    /// `U[t^2][nb_blocks * 8][16][2]`, 32-byte aligned.
-    pub dst: *mut i16,
-    /// Distance of the points in `dst`, a multiple of 16.
-    pub point_stride: usize,
-}
-
-/// Arguments of `transform_input`. Lengths and strides are in elements.
-#[derive(Clone, Copy, Debug)]
-pub struct InputArgs {
-    /// Source activations, `nChw16c`, framed.
-    pub src: *const u8,
-    /// Distance of rows.
-    pub row_stride: usize,
-    /// Distance of blocks of 16 channels.
-    pub plane_stride: usize,
-    /// Blocks of 16 channels.
-    pub nb_blocks: usize,
-    /// The tiles.
-    pub tiles: *const Tile,
-    /// Number of tiles.
-    pub nb_tiles: usize,
-    /// `V[t^2][nb_blocks][nb_tiles][16]`, 32-byte aligned.
-    pub dst: *mut i16,
-    /// Distance of blocks in `dst`, a multiple of 16 and at least `16 * nb_tiles`.
-    pub block_stride: usize,
-    /// Distance of the points in `dst`, a multiple of 16.
-    pub point_stride: usize,
-}
+/// Arguments of `transform_filter`: a block is 16 input channels, in pairs, `[8][16 oc][2 ic]`.
+pub type FilterArgs = crate::winograd::FilterArgs<i8, i16>;
+/// Arguments of `transform_input`: a block is 16 channels, activations are `nChw16c`.
+pub type InputArgs = crate::winograd::InputArgs<u8, i16>;
+/// Arguments of `multiply`: a block is 16 input channels, in U in pairs, `[8][16 oc][2 ic]`.
+pub type MultiplyArgs = crate::winograd::MultiplyArgs<i16, i32>;
 
 /// Arguments of `transform_output`. Lengths and strides are in elements.
 #[derive(Clone, Copy, Debug)]

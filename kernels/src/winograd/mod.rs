@@ -99,11 +99,11 @@ impl Variant {
     }
 }
 
-/// Elements between two points' matrices of `len` elements: an odd number of 64-byte lines, so that
+/// Elements of type `T` between two points' matrices of `len` elements: an odd number of 64-byte lines, so that
 /// the t^2 lines that a transform touches together lie in different sets of the cache.
-pub const fn point_stride(len: usize) -> usize {
-    const LINE: usize = 16;
-    (len.div_ceil(LINE) | 1) * LINE
+pub const fn point_stride<T>(len: usize) -> usize {
+    let line = 64 / size_of::<T>();
+    (len.div_ceil(line) | 1) * line
 }
 
 /// One tile: where it is in the source, the destination and the residual, and what of it exists.
@@ -121,39 +121,39 @@ pub struct Tile {
     pub dst_extent: [u8; 2],
 }
 
-/// Arguments of `transform_filter`. Lengths and strides are in elements.
+/// Arguments of `transform_filter`. Lengths and strides are in elements; a block is 8 input channels.
 #[derive(Clone, Copy, Debug)]
-pub struct FilterArgs {
-    /// Filters of a panel, `[nb_blocks][3][3][8 ic][16 oc]`: a run of `OIhw8i16o`.
-    pub src: *const f32,
-    /// Blocks of 8 input channels.
+pub struct FilterArgs<G = f32, U = f32> {
+    /// Filters of a panel, `[nb_blocks][3][3][block][16 oc]`: a run of `OIhw8i16o`.
+    pub src: *const G,
+    /// Blocks of input channels.
     pub nb_blocks: usize,
-    /// `U[t^2][nb_blocks * 8][16]`, 32-byte aligned.
-    pub dst: *mut f32,
-    /// Distance of the points in `dst`, a multiple of 8.
+    /// `U[t^2][nb_blocks][block][16]`, 32-byte aligned.
+    pub dst: *mut U,
+    /// Distance of the points in `dst`, a multiple of 32 bytes.
     pub point_stride: usize,
 }
 
-/// Arguments of `transform_input`. Lengths and strides are in elements.
+/// Arguments of `transform_input`. Lengths and strides are in elements; a block is 8 channels.
 #[derive(Clone, Copy, Debug)]
-pub struct InputArgs {
+pub struct InputArgs<D = f32, V = f32> {
     /// Source activations, `nChw8c`, framed.
-    pub src: *const f32,
+    pub src: *const D,
     /// Distance of rows.
     pub row_stride: usize,
-    /// Distance of blocks of 8 channels.
+    /// Distance of blocks of channels.
     pub plane_stride: usize,
-    /// Blocks of 8 channels.
+    /// Blocks of channels.
     pub nb_blocks: usize,
     /// The tiles.
     pub tiles: *const Tile,
     /// Number of tiles.
     pub nb_tiles: usize,
-    /// `V[t^2][nb_blocks][nb_tiles][8]`, 32-byte aligned.
-    pub dst: *mut f32,
-    /// Distance of blocks in `dst`, a multiple of 8 and at least `8 * nb_tiles`.
+    /// `V[t^2][nb_blocks][nb_tiles][block]`, 32-byte aligned.
+    pub dst: *mut V,
+    /// Distance of blocks in `dst`, at least `nb_tiles` blocks of channels and a multiple of them.
     pub block_stride: usize,
-    /// Distance of the points in `dst`, a multiple of 8.
+    /// Distance of the points in `dst`, a multiple of 32 bytes.
     pub point_stride: usize,
 }
 

@@ -56,7 +56,7 @@ unsafe fn rows<const FETCH: usize>(
     height: usize,
     p: usize,
     t: usize,
-    next: Option<&mut *const i8>,
+    next: Option<&mut *const u8>,
 ) {
     // SAFETY: the contract is the caller's.
     unsafe {
@@ -81,7 +81,7 @@ unsafe fn tile<const ROWS: usize, const FETCH: usize>(
     args: &MultiplyArgs,
     p: usize,
     t: usize,
-    next: Option<&mut *const i8>,
+    next: Option<&mut *const u8>,
 ) {
     /// Elements of a pair of input channels in U.
     const PAIR: usize = 2 * OC_PANEL;
@@ -103,7 +103,7 @@ unsafe fn tile<const ROWS: usize, const FETCH: usize>(
         };
         for _ in 0..args.nb_blocks {
             for _ in 0..FETCH {
-                _mm_prefetch::<_MM_HINT_T1>(line);
+                _mm_prefetch::<_MM_HINT_T1>(line.cast());
                 line = line.wrapping_add(advance);
             }
             for k in 0..C_BLOCK / 2 {

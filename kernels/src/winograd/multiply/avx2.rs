@@ -55,7 +55,7 @@ unsafe fn rows<const FETCH: usize>(
     height: usize,
     p: usize,
     t: usize,
-    next: Option<&mut *const f32>,
+    next: Option<&mut *const u8>,
 ) {
     // SAFETY: the contract is the caller's.
     unsafe {
@@ -80,7 +80,7 @@ unsafe fn tile<const ROWS: usize, const FETCH: usize>(
     args: &MultiplyArgs,
     p: usize,
     t: usize,
-    next: Option<&mut *const f32>,
+    next: Option<&mut *const u8>,
 ) {
     // SAFETY: addresses are those of the contract.
     unsafe {
@@ -96,7 +96,7 @@ unsafe fn tile<const ROWS: usize, const FETCH: usize>(
         };
         // The same line again costs little.
         let (mut line, advance) = match &next {
-            Some(next) => (**next, OC_PANEL),
+            Some(next) => (**next, 64),
             None => (args.next, 0),
         };
         for _ in 0..args.nb_blocks {

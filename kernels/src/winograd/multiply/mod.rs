@@ -20,34 +20,34 @@ pub mod portable;
 /// Tallest register tile, in tiles.
 pub const MR: usize = 6;
 
-/// Arguments of `multiply`. Lengths and strides are in elements.
+/// Arguments of `multiply`. Lengths and strides are in elements; a block is 8 input channels.
 #[derive(Clone, Copy, Debug)]
-pub struct MultiplyArgs {
+pub struct MultiplyArgs<U = f32, M = f32> {
     /// Points, t^2.
     pub nb_points: usize,
-    /// `V[nb_points][nb_blocks][nb_tiles][8]`.
-    pub v: *const f32,
+    /// `V[nb_points][nb_blocks][nb_tiles][block]`.
+    pub v: *const U,
     /// Distance of points in `v`.
     pub v_point_stride: usize,
-    /// Distance of blocks of 8 channels in `v`.
+    /// Distance of blocks of channels in `v`.
     pub v_block_stride: usize,
     /// Tiles.
     pub nb_tiles: usize,
-    /// Blocks of 8 input channels of this chunk.
+    /// Blocks of input channels of this chunk.
     pub nb_blocks: usize,
-    /// `U[nb_points][8 * nb_blocks][16]`, 32-byte aligned.
-    pub u: *const f32,
-    /// Distance of points in `u`, a multiple of 8.
+    /// `U[nb_points][nb_blocks][block][16]`, 32-byte aligned.
+    pub u: *const U,
+    /// Distance of points in `u`, a multiple of 32 bytes.
     pub u_point_stride: usize,
     /// `M[nb_points][nb_tiles][16]`, 32-byte aligned.
-    pub m: *mut f32,
-    /// Distance of points in `m`, a multiple of 8.
+    pub m: *mut M,
+    /// Distance of points in `m`, a multiple of 32 bytes.
     pub m_point_stride: usize,
     /// Whether this is the first chunk: start from zero, not from what `m` holds.
     pub first: bool,
-    /// What to prefetch, 72 lines of 64 bytes per block: the packed filters of the next chunk; any
+    /// What to prefetch, as many bytes as the blocks' packed filters: those of the next chunk; any
     /// address.
-    pub next: *const f32,
+    pub next: *const u8,
 }
 
 /// Divides tiles into as few register tiles as possible, as even as possible: heights from 4 up hide
