@@ -12,6 +12,7 @@ use crate::ops::Worker;
 use crate::plan::{self, Algorithm, Numerics, Plan, PlanSummary};
 use crate::tensor::AlignedBuf;
 use crate::threads::Runtime;
+use crate::tune::Tables;
 
 /// Settings of an [`Executor`].
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct ExecutorOptions {
     pub numerics: Numerics,
     /// Algorithms of some convolutions, by node name, in place of the plan's own choice.
     pub algorithms: BTreeMap<String, Algorithm>,
+    /// Where choices come from that were measured; they never go beyond `numerics`.
+    pub tables: Tables,
 }
 
 impl Default for ExecutorOptions {
@@ -36,6 +39,7 @@ impl Default for ExecutorOptions {
             profile: false,
             numerics: Numerics::default(),
             algorithms: BTreeMap::new(),
+            tables: Tables::default(),
         }
     }
 }

@@ -18,6 +18,7 @@
 //! ```
 
 pub mod classes;
+pub mod cpu;
 pub mod error;
 pub mod exec;
 pub mod format;
@@ -33,6 +34,7 @@ pub mod plan;
 pub mod recipe;
 pub mod tensor;
 pub mod threads;
+pub mod tune;
 
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{Executor, ExecutorOptions};

@@ -23,6 +23,7 @@ use crate::graph::{ConstId, Data, Graph, Network};
 use crate::ops::swinograd::transform_filters;
 use crate::recipe::Recipe;
 use crate::tensor::AlignedBuf;
+use crate::tune::Table;
 
 /// An immutable packed model; cheap to clone, usable from any thread.
 #[derive(Clone)]
@@ -180,6 +181,16 @@ impl Model {
     /// The self-test vector, if the file has one.
     pub fn test_vector(&self) -> Option<&TestVector> {
         self.pack_options().test_vector.as_ref()
+    }
+
+    /// Measured choices, each for the plans of its key.
+    pub fn tables(&self) -> &[Table] {
+        &self.inner.contents.tables
+    }
+
+    /// The file's bytes and what they are.
+    pub(crate) fn raw(&self) -> (&[u8], &Contents) {
+        (&self.inner.file, &self.inner.contents)
     }
 
     /// BLAKE3 of the file's content. Known to be true after [`Self::open`], [`Self::from_bytes`] or

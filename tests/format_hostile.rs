@@ -5,17 +5,18 @@ mod format_networks;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs::{self, File};
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use format_networks::forged::Forged;
 use format_networks::{all_options, every_op, int8};
 use skipstone::format::{self, PackOptions, SectionKind, WeightDtype};
 use skipstone::graph::{
     Affine, AxisOrder, Clamp, ConstId, Network, Node, Op, Port, Shape, ValueId,
 };
-use skipstone::{Error, ErrorKind, Model};
+use skipstone::tune::{Key, Layer, Measured, Table};
+use skipstone::{Error, ErrorKind, ExecutorOptions, Model, Runtime};
 
 /// Counts this thread's bytes.
 struct Counting;
@@ -167,57 +168,6 @@ fn every_changed_byte_is_found() {
             bytes[at] = original;
             file.write_all_at(&[original], at as u64).expect("writes");
         }
-    }
-}
-
-/// A file taken apart by the specification, to be changed behind its checksums.
-#[derive(Clone)]
-struct Forged(Vec<u8>);
-
-impl Forged {
-    const HEADER: Range<usize> = 0..128;
-    const ENTRY: usize = 64;
-
-    fn u32(&self, at: usize) -> u32 {
-        u32::from_le_bytes(self.0[at..at + 4].try_into().expect("4 bytes"))
-    }
-
-    fn set_u32(&mut self, at: usize, value: u32) {
-        self.0[at..at + 4].copy_from_slice(&value.to_le_bytes());
-    }
-
-    fn nb_sections(&self) -> usize {
-        self.u32(28) as usize
-    }
-
-    /// Where a section's table entry is.
-    fn entry(&self, section: usize) -> usize {
-        self.0.len() - Self::ENTRY * (self.nb_sections() - section)
-    }
-
-    fn section(&self, section: usize) -> Range<usize> {
-        let entry = self.entry(section);
-        let start = self.u32(entry + 8) as usize;
-        start..start + self.u32(entry + 16) as usize
-    }
-
-    /// Makes all checksums right again, as far as the table makes sense.
-    fn seal(mut self) -> Vec<u8> {
-        let table = Self::ENTRY * self.nb_sections().min(1000);
-        if let Some(table) = self.0.len().checked_sub(table).filter(|&at| at >= 128) {
-            for section in 0..self.nb_sections() {
-                let range = self.section(section);
-                if let Some(bytes) = self.0.get(range) {
-                    let crc = crc32c::crc32c(bytes);
-                    self.set_u32(self.entry(section) + 32, crc);
-                }
-            }
-            self.set_u32(72, crc32c::crc32c(&self.0[table..]));
-        }
-        let hash = blake3::hash(&self.0[128..]);
-        self.0[40..72].copy_from_slice(hash.as_bytes());
-        self.set_u32(124, crc32c::crc32c(&self.0[..124]));
-        self.0
     }
 }
 
@@ -498,4 +448,81 @@ fn the_largest_structure_keeps_the_promises() {
     network.graph.nodes.push(extra);
     let error = format::to_bytes(&network, &Default::default()).expect_err("over a limit");
     assert!(error.to_string().contains("16385 nodes, expected at most 16384"), "{error}");
+}
+
+/// A small file with a table in it, and that table. The first weights are of node 0.
+fn tuned_file() -> (Vec<u8>, Table) {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("tuned.skip");
+    fs::write(&path, small_file()).expect("writes");
+    let graph = every_op().graph;
+    let runtime = Runtime::builder().threads(1).build().expect("starts");
+    let key = Key::of(&graph, runtime.report(), &ExecutorOptions::default());
+    let measured = |method: &str| Measured { method: method.to_owned(), ns: 123_456 };
+    let layer = |node| Layer {
+        node,
+        method: "direct".to_owned(),
+        measured: ["direct", "another", "a third"].map(measured).to_vec(),
+    };
+    let table = Table { key, layers: vec![layer(0), layer(1)] };
+    format::store(&path, &graph, &table).expect("stores");
+    let bytes = fs::read(&path).expect("reads");
+    fs::remove_file(&path).expect("removes");
+    (bytes, table)
+}
+
+#[test]
+fn tables_are_judged_like_everything_else() {
+    let (bytes, table) = tuned_file();
+    let sections = Model::from_bytes(&bytes).expect("opens").file_info().sections;
+    let tune = sections.iter().position(|s| s.kind == SectionKind::TUNE).expect("a table");
+    let range = Forged(bytes.clone()).section(tune);
+    for at in range.clone() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1 << (at % 8);
+        open_bytes(&changed).expect_err("changed");
+    }
+    // JSON of any length up to that of the section, behind right checksums.
+    let forged = |json: &str| {
+        let mut forged = Forged(bytes.clone());
+        assert!(json.len() <= range.len(), "{json}");
+        let section = &mut forged.0[range.clone()];
+        section.fill(b' ');
+        section[..json.len()].copy_from_slice(json.as_bytes());
+        open_bytes(&forged.seal())
+    };
+    let with = |change: &dyn Fn(&mut Table)| {
+        let mut table = table.clone();
+        change(&mut table);
+        table.key.cpu.name.truncate(1);
+        serde_json::to_string(&[table]).expect("serialises")
+    };
+    let model = forged(&with(&|_| ())).expect("valid");
+    assert_eq!(model.tables().len(), 1);
+    exercise(&model);
+    assert_eq!(forged("[]").expect("no table").tables(), []);
+    let one = serde_json::to_string(&Table { layers: vec![], ..table.clone() }).expect("JSON");
+    let broken = [
+        (String::new(), "EOF"),
+        ("{}".to_owned(), "expected"),
+        ("[1]".to_owned(), "expected"),
+        (format!("[{{\"x\":{}", "[".repeat(200)), "EOF"),
+        (format!("[{one}]x"), "trailing"),
+        (format!("[{one},{one}]"), "table 1 is for the same"),
+        (with(&|t| t.key.threads = 0), "0 threads"),
+        (with(&|t| t.key.threads = 1 << 40), "threads"),
+        (with(&|t| t.key.batch = 0), "batch 0"),
+        (with(&|t| t.key.batch = usize::MAX), "batch"),
+        (with(&|t| t.key.input_size = [0, 1]), "input of [0, 1]"),
+        (with(&|t| t.key.isa = "\n".to_owned()), "the name"),
+        (with(&|t| t.layers[1].node = 0), "out of order"),
+        (with(&|t| t.layers[1].node = 9999), "node 9999"),
+        (with(&|t| t.layers[1].node = 2), "node 2, which is no convolution"),
+        (with(&|t| t.layers[0].method = "\u{7f}".to_owned()), "the name"),
+    ];
+    for (json, expected) in broken {
+        let error = forged(&json).expect_err(expected);
+        assert!(error.to_string().contains(expected), "{json}: {error}");
+        assert!(error.to_string().contains("TUNE"), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Format, "{error}");
+    }
 }

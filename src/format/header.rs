@@ -31,7 +31,8 @@ impl Header {
 
     /// The minor version of a file with these sections: the lowest that has all of them.
     pub(super) fn minor_version(sections: &[SectionEntry]) -> u16 {
-        u16::from(sections.iter().any(|s| s.kind == SectionKind::QUANT))
+        let later = [SectionKind::TUNE, SectionKind::QUANT];
+        u16::from(sections.iter().any(|s| later.contains(&s.kind)))
     }
 
     pub(super) fn encode(mut self) -> Result<Vec<u8>> {
@@ -165,19 +166,22 @@ impl SectionKind {
     pub const LABELS: Self = Self(5);
     /// Outputs for a generated input.
     pub const TESTVEC: Self = Self(6);
+    /// Measured choices.
+    pub const TUNE: Self = Self(7);
     /// How values are stored in 8 bits.
     pub const QUANT: Self = Self(8);
     /// One constant's data.
     pub const WEIGHTS: Self = Self(16);
 
     /// Each known kind, its name and the length of its longest section.
-    const KNOWN: [(Self, &str, u64); 8] = [
+    const KNOWN: [(Self, &str, u64); 9] = [
         (Self::GRAPH, "GRAPH", 8 << 20),
         (Self::STRINGS, "STRINGS", 4 << 20),
         (Self::META, "META", 64 << 10),
         (Self::RECIPE, "RECIPE", 64 << 10),
         (Self::LABELS, "LABELS", 4 << 20),
         (Self::TESTVEC, "TESTVEC", 4 << 20),
+        (Self::TUNE, "TUNE", 1 << 20),
         (Self::QUANT, "QUANT", 1 << 20),
         (Self::WEIGHTS, "WEIGHTS", MAX_FILE_LEN),
     ];

@@ -6,7 +6,7 @@
 //!
 //! # File
 //! ```text
-//! header | GRAPH | STRINGS | META | RECIPE | LABELS | TESTVEC | QUANT | WEIGHTS ... WEIGHTS | section table
+//! header | GRAPH | STRINGS | META | RECIPE | LABELS | TESTVEC | TUNE | QUANT | WEIGHTS ... WEIGHTS | section table
 //! ```
 //! A section starts where the one before it ends, rounded up to 64; the first `WEIGHTS` section
 //! at a multiple of 4096. The table starts where the last section ends, rounded up to 64, and ends the file.
@@ -53,7 +53,7 @@
 //! | 4 | `RECIPE` | no | the preprocessing, JSON of [`Recipe`] | 64 KiB |
 //! | 5 | `LABELS` | no | class names of output 0, in index order, as a string list | 4 MiB |
 //! | 6 | `TESTVEC` | no | outputs for a generated input, see [`TestVector`] | 4 MiB |
-//! | 7 | `TUNE` | no | reserved for measured algorithm choices; not written, skipped by readers | |
+//! | 7 | `TUNE` | no | measured choices for some machines, JSON array of [`Table`] | 1 MiB |
 //! | 8 | `QUANT` | yes | how values are stored in 8 bits; present where one is | 1 MiB |
 //! | 16 | `WEIGHTS` | yes | one constant's data | |
 //!
@@ -114,6 +114,18 @@
 //! u64 seed, u32 number of outputs, u32 reserved, then for each output a u32 length and that many
 //! f32. See [`TestVector`] for the input.
 //!
+//! # `TUNE`
+//! ```text
+//! [ { "key": { "cpu": { "name": "AuthenticAMD 25/33 ...", "l2_bytes": 524288, "l3_bytes": 33554432 },
+//!              "isa": "avx2", "threads": 2, "batch": 1, "input_size": [224, 224], "numerics": "fast" },
+//!     "layers": [ { "node": 4, "method": "winograd-f4-panels",
+//!                   "measured": [ { "method": "direct", "ns": 652000 }, ... ] }, ... ] }, ... ]
+//! ```
+//! No two tables have the same key; layers are in ascending order of their node, a convolution or
+//! linear layer. At most 256 tables, 64 measured methods of a layer, 256 bytes and no control
+//! characters in a string. Tables are advice: a reader ignores a method that it does not know, that does not
+//! fit the node, or that is outside the numerics class asked for. Unknown keys of objects are ignored.
+//!
 //! # Limits, checked before memory is allocated
 //! File 16 GiB; 16,384 nodes; 65,536 operands; 256 inputs, 256 outputs; 16,384 constants;
 //! 65,536 labels; sections as in the table above, and 64 of other kinds. Extents as
@@ -132,7 +144,7 @@
 //! version.
 //!
 //! - 1.1: `QUANT`; constants of i8 and i32, weight scales and quantization in convolutions and
-//!   linear layers, for files that have `QUANT`.
+//!   linear layers, for files that have `QUANT`. `TUNE` has a content; readers of 1.0 skip it.
 //! - 1.0: the first.
 //!
 //! [`Model::open`]: crate::Model::open
@@ -142,6 +154,7 @@
 //! [`ConvGeometry`]: skipstone_kernels::pack::ConvGeometry
 //! [`Graph::validate`]: crate::graph::Graph::validate
 //! [`Quantization`]: crate::graph::Quantization
+//! [`Table`]: crate::tune::Table
 
 mod fields;
 mod graph;
@@ -156,7 +169,7 @@ use std::collections::BTreeMap;
 
 pub use header::SectionKind;
 pub use testvec::TestVector;
-pub use writer::{to_bytes, write};
+pub use writer::{store, to_bytes, write};
 
 use crate::error::{Error, Result};
 use crate::graph::{Dtype, Graph};
@@ -277,7 +290,7 @@ const MAX_LABELS: usize = 65_536;
 const MAX_OTHER_SECTIONS: usize = 64;
 
 /// An error of the file's content, unless `ok`.
-fn ensure(ok: bool, message: impl FnOnce() -> String) -> Result<()> {
+pub(crate) fn ensure(ok: bool, message: impl FnOnce() -> String) -> Result<()> {
     if ok { Ok(()) } else { Err(Error::format(message())) }
 }
 

@@ -12,6 +12,7 @@ use super::weights::{self, Use};
 use super::{MAX_LABELS, PackOptions, TestVector, WeightDtype, ensure, graph, strings, within};
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::Graph;
+use crate::tune::{Table, check_tables};
 
 /// Everything in a file but the weights' values.
 pub(crate) struct Contents {
@@ -23,6 +24,8 @@ pub(crate) struct Contents {
     pub(crate) constants: Vec<StoredConstant>,
     /// What was packed beside the network.
     pub(crate) options: PackOptions,
+    /// Measured choices.
+    pub(crate) tables: Vec<Table>,
 }
 
 /// How and where a file stores a constant.
@@ -93,7 +96,13 @@ pub(crate) fn parse(file: &[u8]) -> Result<Contents> {
         options.test_vector = Some(vector);
     }
     options.check(&graph)?;
-    Ok(Contents { header, sections, graph, constants, options })
+    let mut tables = Vec::new();
+    if let Some(bytes) = section(SectionKind::TUNE)? {
+        tables = json(bytes)
+            .and_then(|tables: Vec<Table>| check_tables(&tables, &graph).map(|()| tables))
+            .map_err(in_kind(SectionKind::TUNE))?;
+    }
+    Ok(Contents { header, sections, graph, constants, options, tables })
 }
 
 /// Checks what [`parse`] leaves out: all sections' checksums, the tails of weights, the content hash.

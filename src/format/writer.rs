@@ -16,8 +16,10 @@ use super::header::{HEADER_LEN, Header, SectionEntry, SectionKind, section_start
 use super::weights::{self, Use};
 use super::{PackOptions, WeightDtype, graph, strings};
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{Data, Network};
+use crate::graph::{Data, Graph, Network};
+use crate::model::Model;
 use crate::plan::layout::preferred_weight_layout;
+use crate::tune::{Table, check_tables};
 
 /// Serialises `network`; the same input gives the same bytes.
 ///
@@ -36,16 +38,66 @@ pub fn to_bytes(network: &Network, options: &PackOptions) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`to_bytes`], or the file cannot be written, or `path` is not a regular file.
 pub fn write(network: &Network, options: &PackOptions, path: &Path) -> Result<()> {
+    replace(path, |file| stream(network, options, file))
+}
+
+/// Adds a table of measured choices to the packed file at `path`, in place of one for the same key.
+/// Everything else stays as it is. The file is replaced as [`write`] does it; who has it mapped
+/// keeps the old one.
+///
+/// # Errors
+/// A file that is damaged or of another network than `graph`, which the table is for; a table that does
+/// not fit it; or as [`write`].
+pub fn store(path: &Path, graph: &Graph, table: &Table) -> Result<()> {
+    let in_file = |e: Error| e.in_file(path);
+    // A copy: what is written is what was checked.
+    let model = Model::open(path)?;
+    if model.graph() != graph {
+        return Err(in_file(Error::invalid("holds another network than the one that was tuned")));
+    }
+    let mut tables = model.tables().to_vec();
+    match tables.iter_mut().find(|t| t.key == table.key) {
+        Some(old) => old.clone_from(table),
+        None => tables.push(table.clone()),
+    }
+    check_tables(&tables, graph).map_err(|e| in_file(Error::invalid(e.to_string())))?;
+    let json = serde_json::to_vec(&tables)
+        .map_err(|e| in_file(Error::invalid(e.to_string()).caused_by(e)))?;
+    let (file, contents) = model.raw();
+    replace(path, |out| {
+        let (before, after): (Vec<_>, Vec<_>) = contents
+            .sections
+            .iter()
+            .filter(|s| s.kind != SectionKind::TUNE)
+            .partition(|s| s.kind < SectionKind::TUNE);
+        let mut stream = SectionStream::start(out, contents.header.minor)?;
+        let copy = |stream: &mut SectionStream<'_, File>, entry: &SectionEntry| {
+            stream.put(entry.kind, entry.clone(), &file[entry.range()])
+        };
+        before.into_iter().try_for_each(|entry| copy(&mut stream, entry))?;
+        stream.section(SectionKind::TUNE, &json)?;
+        after.into_iter().try_for_each(|entry| copy(&mut stream, entry))?;
+        stream.finish()
+    })
+}
+
+/// Makes the file at `path` what `fill` writes, as a whole or not at all. An existing file's
+/// permissions stay.
+fn replace(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let in_file = |e: Error| e.in_file(path);
     // A rename would replace the link, not what it points to.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if fs::metadata(&target).is_ok_and(|m| !m.is_file()) {
+    let existing = fs::metadata(&target).ok();
+    if existing.as_ref().is_some_and(|m| !m.is_file()) {
         return Err(in_file(Error::invalid("exists and is not a regular file")));
     }
     let io = |action: &'static str| move |e: io::Error| Error::io(path, action, e);
     let (temporary, mut file) =
         Temporary::create_beside(&target).map_err(io("create a file here"))?;
-    stream(network, options, &mut file).map_err(in_file)?;
+    fill(&mut file).map_err(in_file)?;
+    if let Some(existing) = existing {
+        file.set_permissions(existing.permissions()).map_err(io("write"))?;
+    }
     file.sync_all().map_err(io("write"))?;
     drop(file);
     temporary.rename(&target).map_err(io("write"))
@@ -107,7 +159,7 @@ fn stream(network: &Network, options: &PackOptions, out: &mut (impl Write + Seek
     }
     let json_error = |e: serde_json::Error| Error::invalid(e.to_string()).caused_by(e);
 
-    let mut file = SectionStream::start(out)?;
+    let mut file = SectionStream::start(out, 0)?;
     file.section(SectionKind::GRAPH, &graph_bytes)?;
     file.section(SectionKind::STRINGS, &names)?;
     if !options.metadata.is_empty() {
@@ -196,6 +248,8 @@ struct SectionStream<'a, W> {
     hash: blake3::Hasher,
     end: u64,
     entries: Vec<SectionEntry>,
+    /// The format's minor version, at least.
+    minor: u16,
 }
 
 fn cannot_write(e: io::Error) -> Error {
@@ -203,10 +257,10 @@ fn cannot_write(e: io::Error) -> Error {
 }
 
 impl<'a, W: Write + Seek> SectionStream<'a, W> {
-    fn start(out: &'a mut W) -> Result<Self> {
+    fn start(out: &'a mut W, minor: u16) -> Result<Self> {
         out.write_all(&[0; HEADER_LEN]).map_err(cannot_write)?;
         let hash = blake3::Hasher::new();
-        Ok(Self { out, hash, end: HEADER_LEN as u64, entries: Vec::new() })
+        Ok(Self { out, hash, end: HEADER_LEN as u64, entries: Vec::new(), minor })
     }
 
     fn section(&mut self, kind: SectionKind, bytes: &[u8]) -> Result<()> {
@@ -245,7 +299,7 @@ impl<'a, W: Write + Seek> SectionStream<'a, W> {
         }
         self.append(&table.0)?;
         let header = Header {
-            minor: Header::minor_version(&self.entries),
+            minor: self.minor.max(Header::minor_version(&self.entries)),
             nb_sections: self.entries.len(),
             file_len: self.end,
             content_hash: self.hash.finalize().into(),

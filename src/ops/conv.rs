@@ -105,6 +105,15 @@ fn tap_table(act: &Act, window: &WindowAttrs, ic_blocks: usize) -> Vec<u32> {
     }
 }
 
+/// What members have shares of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Division {
+    /// Pixels: every member reads all weights.
+    Pixels,
+    /// Output channels: every member reads all of the source.
+    Channels,
+}
+
 /// How a step divides its work over the team: `pixels * channels` members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Split {
@@ -113,6 +122,14 @@ pub(crate) struct Split {
 }
 
 impl Split {
+    /// The division of one kind.
+    fn by(division: Division, members: usize) -> Self {
+        match division {
+            Division::Pixels => Self { pixels: members, channels: 1 },
+            Division::Channels => Self { pixels: 1, channels: members },
+        }
+    }
+
     /// Chooses the division that moves the fewest bytes: dividing pixels makes every member read all
     /// weights, dividing channels makes every member read all of the source. Unequal shares count
     /// as the time they waste.
@@ -197,6 +214,8 @@ pub(crate) struct ConvSpec {
     pub(crate) res_pixels: Option<PixelTable>,
     pub(crate) dst_pixels: PixelTable,
     pub(crate) members: usize,
+    /// How members divide the work; by [`Split::choose`] where absent.
+    pub(crate) division: Option<Division>,
 }
 
 /// Taps whose weights stay in L1 while a block of pixels passes.
@@ -272,7 +291,10 @@ impl ConvStep {
         bias[..spec.bias.len()].copy_from_slice(&spec.bias);
         let weight_bytes = spec.segments.iter().map(|s| size_of_val(&*s.weights) as u64).sum();
         let src_bytes: u64 = spec.segments.iter().map(|s| s.src.bytes()).sum();
-        let split = Split::choose(spec.members, nb_pixels, nb_panels, weight_bytes, src_bytes);
+        let split = match spec.division {
+            Some(division) => Split::by(division, spec.members),
+            None => Split::choose(spec.members, nb_pixels, nb_panels, weight_bytes, src_bytes),
+        };
         let bytes_per_pixel = (src_bytes as usize).div_ceil(nb_pixels);
         let mc = (L2_BYTES / bytes_per_pixel.max(1) / MR * MR).max(8 * MR);
         let mut chunks = Vec::new();

@@ -21,8 +21,10 @@ use crate::graph::{Graph, Shape, ValueId};
 use crate::model::Model;
 use crate::ops::{Act, Step};
 use crate::threads::RuntimeReport;
+use crate::tune::{Key, Measured, Table, TableUse, Tables};
 use memory::Block;
-pub use select::{Algorithm, Numerics};
+use select::Selector;
+pub use select::{Algorithm, Numerics, Reason};
 use slices::Part;
 
 /// Largest batch.
@@ -39,6 +41,8 @@ pub struct PlanSummary {
     pub scratch_bytes: usize,
     /// Bytes of weights that had to be repacked into memory, 0 where the file's layout fits.
     pub repacked_bytes: usize,
+    /// Whether measured choices were there, and used.
+    pub table: TableUse,
 }
 
 /// One step of a plan.
@@ -54,6 +58,10 @@ pub struct StepSummary {
     pub output: Shape,
     /// Algorithm, e.g. `direct`, `pointwise`, `stem`.
     pub algorithm: &'static str,
+    /// The node that it computes, or part of which; absent for inputs and outputs.
+    pub node: Option<usize>,
+    /// What was chosen for the node; absent where there is nothing to choose.
+    pub choice: Option<ChoiceSummary>,
     /// The micro-kernel's name, e.g. `avx2-sconv-6x16`.
     pub kernel: &'static str,
     /// How the work is divided over threads, e.g. `channels`, `pixels`.
@@ -66,6 +74,17 @@ pub struct StepSummary {
     pub weight_bytes: u64,
     /// Bytes of activations read and written, whole batch.
     pub activation_bytes: u64,
+}
+
+/// How a node is computed, why, and what else was measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChoiceSummary {
+    /// Algorithm and schedule, e.g. `winograd-f4-panels`.
+    pub method: &'static str,
+    /// Why.
+    pub reason: Reason,
+    /// Times of the node's methods on this machine, if the plan uses a table.
+    pub measured: Vec<Measured>,
 }
 
 /// What an executor runs.
@@ -92,16 +111,11 @@ pub(crate) fn build(
     runtime: &RuntimeReport,
     options: &ExecutorOptions,
 ) -> Result<Plan> {
+    let Outline { graph, shapes, mut acts, parts, tables } = Outline::new(model, runtime, options)?;
     let batch = options.batch;
-    if !(1..=MAX_BATCH).contains(&batch) {
-        return Err(Error::invalid(format!("batch is {batch}, expected 1..={MAX_BATCH}")));
-    }
-    let graph = model.graph();
-    refuse_quantized(graph)?;
-    let shapes = infer_shapes(graph, options.input_size)?;
-    let mut acts = layout::activations(graph, &shapes, batch)?;
-    let parts = slices::parts(graph, &shapes, batch);
-    let choices = select::choose(graph, &acts, &parts, options)?;
+    let (table, table_use) = tables;
+    let selector = Selector { graph, acts: &acts, parts: &parts, runtime, options, table };
+    let choices = selector.choose()?;
     let branches = join::branches(graph, |i| choices[i].algorithm == Algorithm::Direct);
     let mut is_branch = vec![false; graph.nodes.len()];
     branches.iter().flatten().for_each(|&i| is_branch[i] = true);
@@ -126,7 +140,7 @@ pub(crate) fn build(
     // Memory that only one node's own steps share.
     for (i, choice) in choices.iter().enumerate() {
         let ValueId(v) = graph.value_of(i);
-        blocks.push(Block { len: choice.shared_len, live: v as usize..=v as usize });
+        blocks.push(Block { len: choice.arrangement.shared_len, live: v as usize..=v as usize });
     }
     let (places, arena_len) = memory::place(&blocks);
     for (act, place) in acts.iter_mut().zip(&places) {
@@ -143,7 +157,9 @@ pub(crate) fn build(
                 }
             }
             for i in part.nodes.clone().filter(|i| !is_branch[*i]) {
-                builder.node(i, &choices[i], branches[i], places[end + i]);
+                let layer = table.and_then(|t| t.layer(i));
+                let choice = choices[i].summary(layer);
+                builder.node(i, (&choices[i], choice), branches[i], places[end + i]);
             }
         }
     }
@@ -164,6 +180,7 @@ pub(crate) fn build(
             arena_bytes: arena_len * size_of::<f32>(),
             scratch_bytes: runtime.threads * scratch_len * size_of::<f32>(),
             repacked_bytes,
+            table: table_use,
         },
         steps,
         entries,
@@ -183,6 +200,91 @@ fn refuse_quantized(graph: &Graph) -> Result<()> {
         Some(v) => Err(Error::unsupported("8-bit values cannot be computed yet")
             .at_node(graph.node_of(v).map_or(graph.name.clone(), |i| graph.nodes[i].label()))),
     }
+}
+
+/// What is known of a plan before anything is chosen.
+struct Outline<'a> {
+    graph: &'a Graph,
+    shapes: Vec<Shape>,
+    /// Not yet placed.
+    acts: Vec<Act>,
+    parts: Vec<Part>,
+    /// The table to use, if there is one, and what to say of it.
+    tables: (Option<&'a Table>, TableUse),
+}
+
+impl<'a> Outline<'a> {
+    fn new(
+        model: &'a Model,
+        runtime: &RuntimeReport,
+        options: &'a ExecutorOptions,
+    ) -> Result<Self> {
+        let batch = options.batch;
+        if !(1..=MAX_BATCH).contains(&batch) {
+            return Err(Error::invalid(format!("batch is {batch}, expected 1..={MAX_BATCH}")));
+        }
+        let graph = model.graph();
+        refuse_quantized(graph)?;
+        let shapes = infer_shapes(graph, options.input_size)?;
+        let acts = layout::activations(graph, &shapes, batch)?;
+        let parts = slices::parts(graph, &shapes, batch);
+        let tables = match &options.tables {
+            Tables::File if model.tables().is_empty() => (None, TableUse::Absent),
+            Tables::File => {
+                let key = Key::of(graph, runtime, options);
+                let table = model.tables().iter().find(|t| t.key == key);
+                let table_use = match table {
+                    Some(_) => TableUse::Used,
+                    None => TableUse::NoMatch { nb_tables: model.tables().len() },
+                };
+                (table, table_use)
+            }
+            Tables::Ignore => (None, TableUse::Ignored),
+            Tables::Given(table) => (Some(&**table), TableUse::Used),
+        };
+        Ok(Self { graph, shapes, acts, parts, tables })
+    }
+}
+
+/// A node whose method can be chosen.
+#[derive(Clone, Debug)]
+pub(crate) struct Tunable {
+    pub(crate) node: usize,
+    /// The branch that becomes part of the node's step where both are direct.
+    pub(crate) branch: Option<usize>,
+    /// Names of the methods that fit; the one that a plan without a table takes comes first.
+    pub(crate) methods: Vec<&'static str>,
+}
+
+/// The nodes that have a choice, and the methods among which it is; with `keep_algorithms` only
+/// those of the algorithm that a plan without a table takes.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn tunables(
+    model: &Model,
+    runtime: &RuntimeReport,
+    options: &ExecutorOptions,
+    keep_algorithms: bool,
+) -> Result<Vec<Tunable>> {
+    let options = ExecutorOptions { tables: Tables::Ignore, ..options.clone() };
+    let Outline { graph, acts, parts, .. } = Outline::new(model, runtime, &options)?;
+    let selector =
+        Selector { graph, acts: &acts, parts: &parts, runtime, options: &options, table: None };
+    let choices = selector.choose()?;
+    let branches = join::branches(graph, |_| true);
+    // A branch goes the way of the node that adds it.
+    let own = (0..graph.nodes.len()).filter(|i| !branches.contains(&Some(*i)));
+    let tunable = |node: usize| {
+        let (first, reason) = choices[node].method?;
+        let only = keep_algorithms.then_some(choices[node].algorithm);
+        let mut methods = selector.candidates(node, only);
+        methods.retain(|m| *m != first);
+        methods.insert(0, first);
+        let open = reason == Reason::Heuristic && methods.len() > 1;
+        open.then(|| Tunable { node, branch: branches[node], methods })
+    };
+    Ok(own.filter_map(tunable).collect())
 }
 
 fn infer_shapes(graph: &Graph, input_size: Option<[usize; 2]>) -> Result<Vec<Shape>> {

@@ -7,14 +7,18 @@ use skipstone_kernels::layout::C_BLOCK;
 use skipstone_kernels::winograd::Variant;
 use skipstone_kernels::winograd::multiply::MR;
 
+use super::ChoiceSummary;
 use super::layout::window;
 use super::slices::Part;
 use crate::error::{Error, Result};
 use crate::exec::ExecutorOptions;
-use crate::graph::{Graph, Op, ValueId};
+use crate::graph::{Graph, Node, Op, ValueId};
 use crate::knobs;
+use crate::ops::conv::Division;
 use crate::ops::winograd::{Schedule, shared_len};
 use crate::ops::{Act, Layout};
+use crate::threads::RuntimeReport;
+use crate::tune::{Layer, Table};
 
 /// How a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,69 +110,266 @@ impl FromStr for Numerics {
     }
 }
 
+impl Numerics {
+    /// Whether plans of this class may use an algorithm.
+    pub fn allows(self, algorithm: Algorithm) -> bool {
+        self == Self::Fast || algorithm == Algorithm::Direct
+    }
+}
+
+/// Why a node is computed as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// By the rule of thumb, which knows no measurements.
+    Heuristic,
+    /// It measured fastest on this machine: a table of `tune` says so.
+    Tuned,
+    /// An option or environment variable asks for the algorithm.
+    Asked,
+}
+
+impl Reason {
+    /// Name in dumps.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Heuristic => "heuristic",
+            Self::Tuned => "tuned",
+            Self::Asked => "asked",
+        }
+    }
+}
+
+/// One way to compute a node: an algorithm, which decides the result to the bit, and a schedule,
+/// which decides only the time.
+#[derive(Clone, Copy)]
+struct Method {
+    /// Name in tables and dumps.
+    name: &'static str,
+    algorithm: Algorithm,
+    /// The schedule, or `None` where the method does not fit the node.
+    plan: fn(&Site) -> Option<Arrangement>,
+}
+
+/// Every method: what `tune` tries, and what tables name. Names are stored in packed files and keep
+/// their meaning.
+const METHODS: &[Method] = &[
+    direct("direct", |_| Some(Arrangement::DIRECT)),
+    direct("direct-pixels", |site| site.divided(Division::Pixels)),
+    direct("direct-channels", |site| site.divided(Division::Channels)),
+    winograd("winograd-f2-tiles", Algorithm::WinogradF2, |s| s.tiles(Variant::F2, V_BYTES)),
+    winograd("winograd-f2-panels", Algorithm::WinogradF2, |s| s.panels(Variant::F2, false)),
+    winograd("winograd-f2-panels-ready", Algorithm::WinogradF2, |s| s.panels(Variant::F2, true)),
+    winograd("winograd-f4-tiles", Algorithm::WinogradF4, |s| s.tiles(Variant::F4, V_BYTES)),
+    winograd("winograd-f4-tiles-2x", Algorithm::WinogradF4, |s| s.tiles(Variant::F4, 2 * V_BYTES)),
+    winograd("winograd-f4-panels", Algorithm::WinogradF4, |s| s.panels(Variant::F4, false)),
+    winograd("winograd-f4-panels-ready", Algorithm::WinogradF4, |s| s.panels(Variant::F4, true)),
+];
+
+const fn direct(name: &'static str, plan: fn(&Site) -> Option<Arrangement>) -> Method {
+    Method { name, algorithm: Algorithm::Direct, plan }
+}
+
+const fn winograd(
+    name: &'static str,
+    algorithm: Algorithm,
+    plan: fn(&Site) -> Option<Arrangement>,
+) -> Method {
+    Method { name, algorithm, plan }
+}
+
+fn method(name: &str) -> Option<&'static Method> {
+    METHODS.iter().find(|m| m.name == name)
+}
+
+/// How the work of a node is arranged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrangement {
+    /// Winograd: tiles and panels.
+    pub(super) schedule: Schedule,
+    /// Winograd: whether filters are transformed before the first run, and not in every run.
+    pub(super) ready_filters: bool,
+    /// Winograd: elements of the arena that the node's steps share.
+    pub(super) shared_len: usize,
+    /// Direct: how threads divide the work; by a cost model where absent.
+    pub(super) division: Option<Division>,
+}
+
+impl Arrangement {
+    const DIRECT: Self =
+        Self { schedule: Schedule::Tiles(0), ready_filters: false, shared_len: 0, division: None };
+}
+
 /// The choice for one node.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Choice {
     pub(super) algorithm: Algorithm,
-    pub(super) schedule: Schedule,
-    /// Whether filters are transformed before the first run, and not in every run.
-    pub(super) ready_filters: bool,
-    /// Elements of the arena that the node's steps share.
-    pub(super) shared_len: usize,
+    /// The method's name, and why it was chosen; absent for a node with nothing to choose.
+    pub(super) method: Option<(&'static str, Reason)>,
+    pub(super) arrangement: Arrangement,
 }
 
 impl Choice {
-    const DIRECT: Self = Self {
-        algorithm: Algorithm::Direct,
-        schedule: Schedule::Tiles(0),
-        ready_filters: false,
-        shared_len: 0,
-    };
+    const NONE: Self =
+        Self { algorithm: Algorithm::Direct, method: None, arrangement: Arrangement::DIRECT };
+
+    /// For listings; `layer` is what was measured.
+    pub(super) fn summary(&self, layer: Option<&Layer>) -> Option<ChoiceSummary> {
+        let (method, reason) = self.method?;
+        let measured = layer.map_or(Vec::new(), |l| l.measured.clone());
+        Some(ChoiceSummary { method, reason, measured })
+    }
 }
 
-/// The choices for all nodes.
-///
-/// # Errors
-/// An option that names no convolution, or an algorithm that the named one cannot have.
-pub(super) fn choose(
-    graph: &Graph,
-    acts: &[Act],
-    parts: &[Part],
-    options: &ExecutorOptions,
-) -> Result<Vec<Choice>> {
-    if let Some(unknown) =
-        options.algorithms.keys().find(|name| graph.nodes.iter().all(|n| n.name != **name))
-    {
-        return Err(Error::invalid(format!(
-            "an algorithm is given for '{unknown}', which is no node"
-        )));
-    }
-    let knob = knobs::ALGORITHM.get().map(|name| name.parse::<Algorithm>()).transpose()?;
-    let nodes = parts.iter().flat_map(|p| p.nodes.clone().map(|i| (i, p.images)));
-    let choices = nodes.map(|(i, images)| {
-        let node = &graph.nodes[i];
-        let Some(input) = node.inputs.first() else { return Ok(Choice::DIRECT) };
-        // As the steps will see them: the images of one slice.
-        let sliced = |v: ValueId| Act { batch: images, ..acts[v.0 as usize] };
-        let (src, dst) = (&sliced(*input), &sliced(graph.value_of(i)));
-        let fits = fits_winograd(graph, &node.op, src);
-        let asked = options.algorithms.get(&node.name).copied();
-        if asked.is_some_and(|a| a != Algorithm::Direct && !fits) {
-            return Err(Error::invalid("Winograd needs a 3x3 window of stride 1 and one group")
-                .at_node(node.label()));
+/// A node that has a choice, as its steps will see it: the images of one slice.
+struct Site<'a> {
+    graph: &'a Graph,
+    node: &'a Node,
+    src: Act,
+    dst: Act,
+    members: usize,
+}
+
+/// What choices depend on.
+pub(super) struct Selector<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) acts: &'a [Act],
+    pub(super) parts: &'a [Part],
+    pub(super) runtime: &'a RuntimeReport,
+    pub(super) options: &'a ExecutorOptions,
+    /// Measured choices, if there are any for this plan.
+    pub(super) table: Option<&'a Table>,
+}
+
+impl<'a> Selector<'a> {
+    /// The choices for all nodes.
+    ///
+    /// # Errors
+    /// An option that names no node, or an algorithm that the named one cannot have.
+    pub(super) fn choose(&self) -> Result<Vec<Choice>> {
+        let Self { graph, options, .. } = self;
+        if let Some(unknown) =
+            options.algorithms.keys().find(|name| graph.nodes.iter().all(|n| n.name != **name))
+        {
+            return Err(Error::invalid(format!(
+                "an algorithm is given for '{unknown}', which is no node"
+            )));
         }
-        let algorithm = match (asked.or(knob), options.numerics) {
-            (_, _) if !fits => Algorithm::Direct,
-            (Some(algorithm), _) => algorithm,
-            (None, Numerics::Strict) => Algorithm::Direct,
-            (None, Numerics::Fast) => FASTEST,
+        let knob = knobs::ALGORITHM.get().map(|name| name.parse::<Algorithm>()).transpose()?;
+        (0..graph.nodes.len()).map(|i| self.choose_node(i, knob)).collect()
+    }
+
+    fn choose_node(&self, index: usize, knob: Option<Algorithm>) -> Result<Choice> {
+        let node = &self.graph.nodes[index];
+        let asked = self.options.algorithms.get(&node.name).copied();
+        let refused = || {
+            let message = "Winograd needs a 3x3 window of stride 1 and one group";
+            Error::invalid(message).at_node(node.label())
         };
-        Ok(match algorithm.variant() {
-            None => Choice::DIRECT,
-            Some(variant) => winograd(algorithm, variant, src, dst),
+        let Some(site) = self.site(index) else {
+            let fits = asked.is_none_or(|a| a == Algorithm::Direct);
+            return if fits { Ok(Choice::NONE) } else { Err(refused()) };
+        };
+        let choice = |method: &'static Method, reason| {
+            (method.plan)(&site).map(|arrangement| Choice {
+                algorithm: method.algorithm,
+                method: Some((method.name, reason)),
+                arrangement,
+            })
+        };
+        if let Some(algorithm) = asked {
+            return choice(site.rule_of_thumb(algorithm), Reason::Asked).ok_or_else(refused);
+        }
+        let asked = knob.and_then(|a| choice(site.rule_of_thumb(a), Reason::Asked));
+        let tuned = || {
+            let name = &self.table?.layer(index)?.method;
+            let allowed = |m: &&Method| self.options.numerics.allows(m.algorithm);
+            choice(method(name).filter(allowed)?, Reason::Tuned)
+        };
+        let heuristic = || {
+            let wanted = site.rule_of_thumb(FASTEST);
+            let fits = self.options.numerics.allows(FASTEST);
+            fits.then(|| choice(wanted, Reason::Heuristic)).flatten()
+        };
+        let direct = || choice(site.rule_of_thumb(Algorithm::Direct), Reason::Heuristic);
+        let chosen = asked.or_else(tuned).or_else(heuristic).or_else(direct);
+        Ok(chosen.expect("direct convolution fits every node"))
+    }
+
+    /// The methods that a node can have and the numerics allow, or only those of one algorithm: what
+    /// `tune` tries. None for a node with nothing to choose.
+    pub(super) fn candidates(&self, index: usize, only: Option<Algorithm>) -> Vec<&'static str> {
+        let Some(site) = self.site(index) else { return Vec::new() };
+        let allowed = METHODS.iter().filter(|m| match only {
+            Some(algorithm) => m.algorithm == algorithm,
+            None => self.options.numerics.allows(m.algorithm),
+        });
+        allowed.filter(|m| (m.plan)(&site).is_some()).map(|m| m.name).collect()
+    }
+
+    fn site(&self, index: usize) -> Option<Site<'a>> {
+        let node = &self.graph.nodes[index];
+        if !matches!(node.op, Op::Conv(_) | Op::Linear(_)) {
+            return None;
+        }
+        let part = self.parts.iter().find(|p| p.nodes.contains(&index))?;
+        let sliced = |v: ValueId| Act { batch: part.images, ..self.acts[v.0 as usize] };
+        Some(Site {
+            graph: self.graph,
+            node,
+            src: sliced(*node.inputs.first()?),
+            dst: sliced(self.graph.value_of(index)),
+            members: self.runtime.threads,
         })
-    });
-    choices.collect()
+    }
+}
+
+impl Site<'_> {
+    /// The method of an algorithm that is best by rules of thumb. With up to [`MAX_TILES_CHANNELS`]
+    /// channels a convolution has more tiles than filters to stream: members then have tiles of their
+    /// own and find filters transformed. Above, a run transforms the filters in L2 from a quarter of
+    /// the bytes, since all of them would come from memory.
+    fn rule_of_thumb(&self, algorithm: Algorithm) -> &'static Method {
+        let few_channels = self.src.shape.c <= MAX_TILES_CHANNELS;
+        let name = match (algorithm, few_channels) {
+            (Algorithm::Direct, _) => "direct",
+            (Algorithm::WinogradF2, true) => "winograd-f2-tiles",
+            (Algorithm::WinogradF2, false) => "winograd-f2-panels",
+            (Algorithm::WinogradF4, true) => "winograd-f4-tiles",
+            (Algorithm::WinogradF4, false) => "winograd-f4-panels",
+        };
+        method(name).expect("the method exists")
+    }
+
+    /// Direct convolution with a given division over threads.
+    fn divided(&self, division: Division) -> Option<Arrangement> {
+        let several = self.members > 1;
+        several.then_some(Arrangement { division: Some(division), ..Arrangement::DIRECT })
+    }
+
+    /// Winograd with tiles of each member's own, in blocks whose V takes up to `v_bytes`.
+    fn tiles(&self, variant: Variant, v_bytes: usize) -> Option<Arrangement> {
+        let bytes_per_tile =
+            variant.nb_points() * self.src.nb_planes() * C_BLOCK * size_of::<f32>();
+        let block = (v_bytes / bytes_per_tile / MR * MR).max(MIN_TILES);
+        self.winograd(variant, Schedule::Tiles(block), true)
+    }
+
+    /// Winograd with panels of each member's own.
+    fn panels(&self, variant: Variant, ready_filters: bool) -> Option<Arrangement> {
+        self.winograd(variant, Schedule::Panels(PASS_TILES), ready_filters)
+    }
+
+    fn winograd(
+        &self,
+        variant: Variant,
+        schedule: Schedule,
+        ready_filters: bool,
+    ) -> Option<Arrangement> {
+        let shared_len = shared_len(variant, schedule, &self.src, &self.dst);
+        let fits = fits_winograd(self.graph, &self.node.op, &self.src);
+        fits.then_some(Arrangement { schedule, ready_filters, shared_len, division: None })
+    }
 }
 
 /// Whether an operator is a convolution that Winograd can compute.
@@ -187,9 +388,7 @@ fn fits_winograd(graph: &Graph, op: &Op, src: &Act) -> bool {
 /// 7x7 images, where a quarter of its tiles overhangs.
 const FASTEST: Algorithm = Algorithm::WinogradF4;
 
-/// Channels up to which a convolution has more tiles than filters to stream: members then have
-/// tiles of their own and find filters transformed. Above, a run transforms the filters in L2 from
-/// a quarter of the bytes, since all of them would come from memory.
+/// Channels up to which members have tiles of their own; see [`Site::rule_of_thumb`].
 const MAX_TILES_CHANNELS: usize = 128;
 /// Bytes of V that a member's block of tiles may take: a quarter of the smallest L2 among target CPUs.
 const V_BYTES: usize = 128 << 10;
@@ -197,19 +396,3 @@ const V_BYTES: usize = 128 << 10;
 const MIN_TILES: usize = 12;
 /// Tiles of a pass that members share: V of 512 channels is then 4.5 MiB.
 const PASS_TILES: usize = 64;
-
-fn winograd(algorithm: Algorithm, variant: Variant, src: &Act, dst: &Act) -> Choice {
-    let (schedule, ready_filters) = if src.shape.c <= MAX_TILES_CHANNELS {
-        let bytes_per_tile = variant.nb_points() * src.nb_planes() * C_BLOCK * size_of::<f32>();
-        let block = (V_BYTES / bytes_per_tile / MR * MR).max(MIN_TILES);
-        (Schedule::Tiles(block), true)
-    } else {
-        (Schedule::Panels(PASS_TILES), false)
-    };
-    Choice {
-        algorithm,
-        schedule,
-        ready_filters,
-        shared_len: shared_len(variant, schedule, src, dst),
-    }
-}

@@ -9,7 +9,8 @@ use skipstone_kernels::winograd::Variant;
 use skipstone_kernels::{registry, sconv};
 
 use super::layout::{self, weight_layout};
-use super::{Acts, StepSummary, select};
+use super::select::{self, Arrangement};
+use super::{Acts, ChoiceSummary, StepSummary};
 use crate::graph::{
     AxisOrder, Clamp, ConstId, Conv, Linear, Op, Pad, Pool, PoolKind, Port, Shape, ValueId,
 };
@@ -149,9 +150,24 @@ impl<'a> Builder<'a> {
         src.batch * src.shape.len()
     }
 
-    /// The steps of node `index`, and of the convolution that joins it as its residual operand.
-    /// `shared` is where the arena has room for what the node's own steps share.
+    /// The steps of node `index`, and of the convolution that joins it as its residual operand, as
+    /// chosen. `shared` is where the arena has room for what the node's own steps share.
     pub(super) fn node(
+        &mut self,
+        index: usize,
+        (chosen, summary): (&select::Choice, Option<ChoiceSummary>),
+        branch: Option<usize>,
+        shared: usize,
+    ) {
+        let first = self.built.summaries.len();
+        self.node_steps(index, chosen, branch, shared);
+        for step in &mut self.built.summaries[first..] {
+            step.node = Some(index);
+            step.choice = summary.clone();
+        }
+    }
+
+    fn node_steps(
         &mut self,
         index: usize,
         chosen: &select::Choice,
@@ -191,8 +207,10 @@ impl<'a> Builder<'a> {
             return;
         }
         let (step, choice): (Box<dyn Step>, Choice) = match &node.op {
-            Op::Conv(conv) => self.conv(conv, branch.map(|b| &b.op), &operands, dst),
-            Op::Linear(linear) => self.linear(linear, operands[0], dst),
+            Op::Conv(conv) => {
+                self.conv(conv, branch.map(|b| &b.op), &operands, (dst, chosen.arrangement))
+            }
+            Op::Linear(linear) => self.linear(linear, operands[0], (dst, chosen.arrangement)),
             Op::Pool(pool) => (Box::new(pool_step(pool, operands[0], dst)), Choice::new("window")),
             Op::GlobalAveragePool => {
                 (Box::new(GlobalMeanStep { src: operands[0], dst }), Choice::new("plane"))
@@ -246,6 +264,8 @@ impl<'a> Builder<'a> {
             inputs: operands.iter().map(|a| a.shape).collect(),
             output: dst.shape,
             algorithm: choice.algorithm,
+            node: None,
+            choice: None,
             kernel: choice.kernel,
             split: if self.members == 1 { "none" } else { choice.split },
             images: dst.batch,
@@ -261,7 +281,7 @@ impl<'a> Builder<'a> {
         conv: &Conv,
         branch: Option<&Op>,
         operands: &[Act],
-        dst: Act,
+        (dst, arrangement): (Act, Arrangement),
     ) -> (Box<dyn Step>, Choice) {
         let constants = &self.model.graph().constants;
         let algorithm = match (operands[0].layout, layout::window(conv, constants).kernel) {
@@ -283,7 +303,7 @@ impl<'a> Builder<'a> {
             }
             _ => conv.residual.then(|| operands[1]),
         };
-        let step = self.sconv(&products, conv.clamp, (residual, dst));
+        let step = self.sconv(&products, conv.clamp, (residual, dst), arrangement);
         let choice = Choice { algorithm, kernel: self.sconv.name, split: step.split().name() };
         (Box::new(step), choice)
     }
@@ -298,7 +318,7 @@ impl<'a> Builder<'a> {
         let src = operands[0];
         let kernel = registry::winograd(variant, self.isa);
         let geometry = *self.model.geometry(conv.weights).expect("weights have a geometry");
-        let filters = if chosen.ready_filters {
+        let filters = if chosen.arrangement.ready_filters {
             let ready = self.model.transformed(conv.weights, &kernel).expect("weights");
             if self.slice.index == 0 {
                 self.built.repacked_bytes += size_of_val(&*ready);
@@ -323,21 +343,26 @@ impl<'a> Builder<'a> {
                 residual,
                 dst,
                 members: self.members,
-                schedule: chosen.schedule,
+                schedule: chosen.arrangement.schedule,
                 shared,
             },
         );
-        let split = match chosen.schedule {
+        let split = match chosen.arrangement.schedule {
             Schedule::Tiles(_) => "tiles",
             Schedule::Panels(_) => "channels",
         };
         (steps, Choice { algorithm: variant.name(), kernel: kernel.name, split })
     }
 
-    fn linear(&mut self, linear: &Linear, src: Act, dst: Act) -> (Box<dyn Step>, Choice) {
+    fn linear(
+        &mut self,
+        linear: &Linear,
+        src: Act,
+        (dst, arrangement): (Act, Arrangement),
+    ) -> (Box<dyn Step>, Choice) {
         let (weights, bias) = (linear.weights, linear.bias);
         let product = Product { weights, bias, window: WindowAttrs::POINT, src };
-        let step = self.sconv(&[product], linear.clamp, (None, dst));
+        let step = self.sconv(&[product], linear.clamp, (None, dst), arrangement);
         let split = step.split().name();
         (Box::new(step), Choice { algorithm: "pointwise", kernel: self.sconv.name, split })
     }
@@ -348,6 +373,7 @@ impl<'a> Builder<'a> {
         products: &[Product],
         clamp: Clamp,
         (residual, dst): (Option<Act>, Act),
+        arrangement: Arrangement,
     ) -> ConvStep {
         let mut bias = vec![0.0; dst.shape.c];
         let segments = products.iter().map(|product| {
@@ -376,6 +402,7 @@ impl<'a> Builder<'a> {
             res_pixels: residual.map(|res| self.table(&res, WindowAttrs::POINT, dst.shape)),
             dst_pixels: self.table(&dst, WindowAttrs::POINT, dst.shape),
             members: self.members,
+            division: arrangement.division,
         })
     }
 

@@ -1,5 +1,9 @@
 //! Networks for the packed format's tests.
 
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+pub(crate) mod forged;
+
 use skipstone::Recipe;
 use skipstone::format::{PackOptions, TestVector, WeightDtype};
 use skipstone::graph::{

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use skipstone::tune::TableUse;
 use skipstone::{Executor, ExecutorOptions};
 
 use crate::exit::Exit;
 use crate::layers::{Layer, profile_table};
-use crate::model::{ExecutionArgs, OpenArgs};
+use crate::model::{ExecutionArgs, OpenArgs, TableArgs};
 use crate::system;
 use crate::ui::{Ui, write_json};
 use crate::units::{self, ms};
@@ -46,6 +47,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     execution: ExecutionArgs,
     #[command(flatten)]
+    tables: TableArgs,
+    #[command(flatten)]
     open: OpenArgs,
 }
 
@@ -58,6 +61,10 @@ struct Report<'a> {
     cpu: String,
     isa: &'a str,
     numerics: &'a str,
+    /// Whether the plan uses measured choices.
+    tuned: bool,
+    /// Which choices, in words.
+    table: String,
     threads: usize,
     batch: usize,
     input_dims: &'a [usize],
@@ -95,6 +102,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         input_size: args.input_size,
         profile: args.profile,
         numerics: args.execution.numerics,
+        tables: args.tables.tables(),
         ..Default::default()
     };
     let mut executor = Executor::new(&runtime, &model, &options)?;
@@ -132,6 +140,8 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         cpu: system::cpu_model(),
         isa: runtime.report().isa.name(),
         numerics: args.execution.numerics.name(),
+        tuned: plan.table == TableUse::Used,
+        table: plan.table.to_string(),
         threads: runtime.report().threads,
         batch: args.batch,
         input_dims: if inputs.is_empty() { &[] } else { executor.input_dims(0) },
@@ -171,6 +181,7 @@ impl Report<'_> {
             self.input_dims,
             units::count(self.macs),
         )?;
+        writeln!(out, "choices     {}", self.table)?;
         writeln!(out, "init        {:.2} ms (process start to finished plan)", self.init_ms)?;
         writeln!(out, "first run   {:.2} ms", self.first_ms)?;
         writeln!(

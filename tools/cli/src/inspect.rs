@@ -7,11 +7,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use skipstone::graph::Port;
 use skipstone::recipe::Resize;
+use skipstone::tune::TableUse;
 use skipstone::{Executor, ExecutorOptions, Model, Recipe};
 
 use crate::exit::Exit;
 use crate::layers::{Layer, plan_table};
-use crate::model::{ExecutionArgs, OpenArgs, describe_port, macs, nb_parameters};
+use crate::model::{ExecutionArgs, OpenArgs, TableArgs, describe_port, macs, nb_parameters};
 use crate::ui::{Ui, write_json};
 use crate::units;
 
@@ -35,6 +36,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     execution: ExecutionArgs,
     #[command(flatten)]
+    tables: TableArgs,
+    #[command(flatten)]
     open: OpenArgs,
 }
 
@@ -45,6 +48,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         batch: args.batch,
         input_size: args.input_size,
         numerics: args.execution.numerics,
+        tables: args.tables.tables(),
         ..Default::default()
     };
     let executor = Executor::new(&runtime, &model, &options)?;
@@ -65,6 +69,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
             "arena_bytes": plan.arena_bytes,
             "scratch_bytes": plan.scratch_bytes,
             "repacked_bytes": plan.repacked_bytes,
+            "tuned": plan.table == TableUse::Used,
             "layers": layers,
         });
         write_json(&mut out, &value)?;
@@ -81,6 +86,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
             units::bytes(plan.scratch_bytes as u64),
             units::bytes(plan.repacked_bytes as u64),
         )?;
+        writeln!(out, "choices     {}", plan.table)?;
         if args.layers {
             writeln!(out, "\n{}", plan_table(&layers).trim_fmt())?;
         }
@@ -127,6 +133,7 @@ fn describe(args: &Args, model: &Model) -> anyhow::Result<Value> {
         "recipe": model.recipe(),
         "labels": model.labels().map(<[String]>::len),
         "self_test": model.test_vector().is_some(),
+        "tuned_for": model.tables().iter().map(|t| &t.key).collect::<Vec<_>>(),
         "metadata": model.metadata(),
     }))
 }
@@ -162,6 +169,9 @@ fn print(out: &mut impl Write, args: &Args, model: &Model) -> anyhow::Result<()>
     writeln!(out, "labels      {labels}")?;
     let self_test = if model.test_vector().is_some() { "yes" } else { "no" };
     writeln!(out, "self-test   {self_test}")?;
+    for table in model.tables() {
+        writeln!(out, "tuned for   {}", table.key)?;
+    }
     for (key, value) in model.metadata() {
         writeln!(out, "{key:11} {}", value.replace('\n', "\n            "))?;
     }

@@ -4,6 +4,7 @@ use comfy_table::Table;
 use serde::Serialize;
 use skipstone::graph::Shape;
 use skipstone::plan::{PlanSummary, StepSummary};
+use skipstone::tune::Measured;
 
 use crate::ui::table;
 use crate::units;
@@ -18,11 +19,23 @@ pub(crate) struct Layer<'a> {
     algorithm: &'a str,
     kernel: &'a str,
     split: &'a str,
+    #[serde(flatten)]
+    choice: Option<Choice<'a>>,
     macs: u64,
     weight_bytes: u64,
     activation_bytes: u64,
     #[serde(flatten)]
     time: Option<Time>,
+}
+
+/// How a convolution or linear layer is computed, and why.
+#[derive(Serialize)]
+pub(crate) struct Choice<'a> {
+    method: &'a str,
+    chosen_by: &'a str,
+    /// What was measured on this machine; empty without a table for it.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    measured: &'a [Measured],
 }
 
 /// How long a step takes.
@@ -46,6 +59,11 @@ impl<'a> Layer<'a> {
             algorithm: step.algorithm,
             kernel: step.kernel,
             split: step.split,
+            choice: step.choice.as_ref().map(|choice| Choice {
+                method: choice.method,
+                chosen_by: choice.reason.name(),
+                measured: &choice.measured,
+            }),
             macs: step.macs,
             weight_bytes: step.weight_bytes,
             activation_bytes: step.activation_bytes,
@@ -69,25 +87,42 @@ pub(crate) fn plan_table(layers: &[Layer]) -> Table {
         "algorithm",
         "kernel",
         "split",
+        "chosen by",
         "MACs",
         "weights",
         "activations",
+        "measured (ms)",
     ];
-    let mut rows = table(&headings, &[7, 8, 9]);
+    let any_measured = layers.iter().flat_map(|l| &l.choice).any(|c| !c.measured.is_empty());
+    let shown = if any_measured { headings.len() } else { headings.len() - 1 };
+    let mut rows = table(&headings[..shown], &[8, 9, 10]);
     for layer in layers {
+        let choice = layer.choice.as_ref();
+        let times = |choice: &Choice| -> Vec<_> {
+            let mark = |m: &Measured| if m.method == choice.method { "*" } else { "" };
+            let time = |m: &Measured| m.ns as f64 / 1e6;
+            let each = choice.measured.iter();
+            each.map(|m| format!("{}{} {:.3}", mark(m), m.method, time(m))).collect()
+        };
         let inputs: Vec<_> = layer.inputs.iter().map(shape).collect();
-        rows.add_row([
-            layer.name,
-            layer.op,
-            &inputs.join(" "),
-            &shape(&layer.output),
-            layer.algorithm,
-            layer.kernel,
-            layer.split,
-            &units::count(layer.macs),
-            &units::bytes(layer.weight_bytes),
-            &units::bytes(layer.activation_bytes),
-        ]);
+        rows.add_row(
+            [
+                layer.name,
+                layer.op,
+                &inputs.join(" "),
+                &shape(&layer.output),
+                layer.algorithm,
+                layer.kernel,
+                layer.split,
+                choice.map_or("", |c| c.chosen_by),
+                &units::count(layer.macs),
+                &units::bytes(layer.weight_bytes),
+                &units::bytes(layer.activation_bytes),
+                &choice.map_or(vec![], times).join(", "),
+            ]
+            .into_iter()
+            .take(shown),
+        );
     }
     rows
 }

@@ -13,6 +13,7 @@ mod npy;
 mod run;
 mod synth;
 mod system;
+mod tune;
 mod ui;
 mod units;
 mod verify;
@@ -43,6 +44,7 @@ enum Verb {
     Classify(classify::Args),
     Run(run::Args),
     Bench(bench::Args),
+    Tune(tune::Args),
     Synth(synth::Args),
     Verify(verify::Args),
     Doctor(doctor::Args),
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Verb::Classify(args) => classify::run(args, &ui),
         Verb::Run(args) => run::run(args, &ui),
         Verb::Bench(args) => bench::run(args, &ui),
+        Verb::Tune(args) => tune::run(args, &ui),
         Verb::Synth(args) => synth::run(args, &ui),
         Verb::Verify(args) => verify::run(args, &ui),
         Verb::Doctor(args) => doctor::run(args, &ui),

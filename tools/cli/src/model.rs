@@ -4,6 +4,7 @@ use std::path::Path;
 
 use skipstone::graph::{Graph, Port};
 use skipstone::plan::Numerics;
+use skipstone::tune::Tables;
 use skipstone::{ErrorKind, Model, Runtime};
 
 use crate::exit::Hinted;
@@ -33,6 +34,20 @@ pub(crate) struct ExecutionArgs {
     /// uses Winograd
     #[arg(long, value_name = "CLASS", default_value_t)]
     pub(crate) numerics: Numerics,
+}
+
+/// Whether measured choices are used.
+#[derive(clap::Args)]
+pub(crate) struct TableArgs {
+    /// Use rules of thumb where `tune` measured choices
+    #[arg(long)]
+    untuned: bool,
+}
+
+impl TableArgs {
+    pub(crate) fn tables(&self) -> Tables {
+        if self.untuned { Tables::Ignore } else { Tables::File }
+    }
 }
 
 impl OpenArgs {

@@ -1,0 +1,329 @@
+//! The measurement: whole inferences by executors that differ in their choices, in turns.
+
+use std::sync::Arc;
+
+use super::{Key, Layer, Measured, Table, Tables};
+use crate::error::{Error, Result};
+use crate::exec::{Executor, ExecutorOptions};
+use crate::format::TestVector;
+use crate::model::Model;
+use crate::plan::{self, Numerics, Tunable};
+use crate::threads::Runtime;
+
+/// What to tune for.
+#[derive(Clone, Debug)]
+pub struct TuneOptions {
+    /// Images per run.
+    pub batch: usize,
+    /// Height and width of the first input, instead of the network's default.
+    pub input_size: Option<[usize; 2]>,
+    /// Which algorithms convolutions may get.
+    pub numerics: Numerics,
+    /// Whether every layer keeps the algorithm of the rule of thumb, and so its result to the bit:
+    /// only schedules are tried.
+    pub keep_algorithms: bool,
+    /// Runs of each executor, at least [`Self::MIN_ROUNDS`].
+    pub rounds: usize,
+}
+
+impl TuneOptions {
+    /// Fewest runs that tell a difference from noise.
+    pub const MIN_ROUNDS: usize = 5;
+}
+
+impl Default for TuneOptions {
+    fn default() -> Self {
+        Self {
+            batch: 1,
+            input_size: None,
+            numerics: Numerics::default(),
+            keep_algorithms: false,
+            rounds: 21,
+        }
+    }
+}
+
+/// How far a measurement is, in runs of the network.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Runs that are done.
+    pub done: usize,
+    /// Runs in all.
+    pub total: usize,
+}
+
+/// A finished measurement.
+#[derive(Clone, Debug)]
+pub struct Tuned {
+    /// What to store.
+    pub table: Table,
+    /// For each layer of the table, the method that rules of thumb choose.
+    pub heuristic: Vec<&'static str>,
+    /// Nanoseconds of a run, the sum of its layers' medians: by rules of thumb, and by the table.
+    pub run_ns: [u64; 2],
+}
+
+/// A method must save at least this part of a layer's time to replace the rule of thumb's.
+const MIN_GAIN: f64 = 0.02;
+/// And at least this many standard errors of the median saving.
+const MIN_ERRORS: f64 = 3.0;
+/// How often choices are measured together, at most.
+const CONFIRMATIONS: usize = 2;
+/// Runs of each executor before times count.
+const WARM_UPS: usize = 2;
+/// Start of the generated input.
+const SEED: u64 = 1;
+
+/// Finds the fastest method of every layer on this runtime; `progress` is called after every run.
+///
+/// The layers' methods are tried side by side: the k-th executor uses the k-th method of every layer.
+/// Executors take turns, one run each per round, so that whatever else happens on the machine happens to all. A layer's
+/// saving is the median over rounds of its difference to the rule of thumb's time in the same
+/// round. A method that saves more than the noise is chosen, and then has to do so again in a plan
+/// together with all other choices. If that plan as a whole (the sum of its layers' medians) is not
+/// faster, rules of thumb stay.
+///
+/// # Errors
+/// An input size or batch the network cannot take, too few rounds, or not enough memory.
+pub fn tune(
+    model: &Model,
+    runtime: &Runtime,
+    options: &TuneOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Tuned> {
+    let TuneOptions { batch, input_size, numerics, keep_algorithms, rounds } = *options;
+    if rounds < TuneOptions::MIN_ROUNDS {
+        let least = TuneOptions::MIN_ROUNDS;
+        return Err(Error::invalid(format!("{rounds} rounds, expected at least {least}")));
+    }
+    let options = ExecutorOptions {
+        batch,
+        input_size,
+        numerics,
+        profile: true,
+        ..ExecutorOptions::default()
+    };
+    let tunables = plan::tunables(model, runtime.report(), &options, keep_algorithms)?;
+    let key = Key::of(model.graph(), runtime.report(), &options);
+    let nb_trials = tunables.iter().map(|t| t.methods.len()).max().unwrap_or(1);
+    // The trials, then the choices beside the rules of thumb.
+    let total = (rounds + WARM_UPS) * (nb_trials + 2 * CONFIRMATIONS);
+    let mut bench = Bench { model, runtime, options, tunables, key, progress, done: 0, total };
+
+    // A layer with fewer methods than others stays at its first one.
+    let trial = |k: usize| move |t: &Tunable| if k < t.methods.len() { k } else { 0 };
+    let trials: Vec<_> = (0..nb_trials).map(|k| bench.select(trial(k))).collect();
+    let measured = bench.measure(&trials, rounds)?;
+    let mut chosen: Vec<usize> = (0..bench.tunables.len())
+        .map(|layer| {
+            let saving = |m: usize| measured.saving(bench.layer_of(layer), m).filter(|_| m > 0);
+            let methods = 0..bench.tunables[layer].methods.len();
+            let best = methods.filter_map(|m| Some((m, saving(m)?)));
+            best.max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(m, _)| m)
+        })
+        .collect();
+
+    let mut run_ns = [measured.run_ns(0); 2];
+    for attempt in 0..CONFIRMATIONS {
+        if chosen.iter().all(|m| *m == 0) {
+            break;
+        }
+        let pair = [vec![0; chosen.len()], chosen.clone()];
+        let again = bench.measure(&pair, rounds)?;
+        run_ns = [again.run_ns(0), again.run_ns(1)];
+        let confirmed = |layer: usize| again.saving(bench.layer_of(layer), 1).is_some();
+        let lost: Vec<_> = (0..chosen.len()).filter(|l| chosen[*l] > 0 && !confirmed(*l)).collect();
+        if lost.is_empty() || attempt + 1 == CONFIRMATIONS {
+            if run_ns[1] >= run_ns[0] {
+                chosen.fill(0);
+            }
+            break;
+        }
+        lost.into_iter().for_each(|layer| chosen[layer] = 0);
+    }
+    if chosen.iter().all(|m| *m == 0) {
+        run_ns[1] = run_ns[0];
+    }
+    (bench.progress)(Progress { done: total, total });
+
+    let layers = bench.tunables.iter().enumerate().map(|(layer, t)| Layer {
+        node: t.node,
+        method: t.methods[chosen[layer]].to_owned(),
+        measured: t
+            .methods
+            .iter()
+            .enumerate()
+            .map(|(m, name)| Measured {
+                method: (*name).to_owned(),
+                ns: measured.layer_ns(bench.layer_of(layer), m),
+            })
+            .collect(),
+    });
+    Ok(Tuned {
+        table: Table { key: bench.key.clone(), layers: layers.collect() },
+        heuristic: bench.tunables.iter().map(|t| t.methods[0]).collect(),
+        run_ns,
+    })
+}
+
+/// What a measurement needs.
+struct Bench<'a> {
+    model: &'a Model,
+    runtime: &'a Runtime,
+    options: ExecutorOptions,
+    tunables: Vec<Tunable>,
+    key: Key,
+    progress: &'a mut dyn FnMut(Progress),
+    done: usize,
+    total: usize,
+}
+
+impl Bench<'_> {
+    /// The nodes whose steps compute a tunable layer: its own, and the branch that would be part of it.
+    fn layer_of(&self, layer: usize) -> [Option<usize>; 2] {
+        let Tunable { node, branch, .. } = &self.tunables[layer];
+        [Some(*node), *branch]
+    }
+
+    /// A method of each layer, by its place among the layer's.
+    fn select(&self, method: impl Fn(&Tunable) -> usize) -> Vec<usize> {
+        self.tunables.iter().map(method).collect()
+    }
+
+    /// Runs a plan per selection, in turns.
+    fn measure(&mut self, selections: &[Vec<usize>], rounds: usize) -> Result<Times> {
+        let executors = selections.iter().map(|selection| self.executor(selection));
+        let mut executors = executors.collect::<Result<Vec<_>>>()?;
+        let inputs = self.inputs(&executors[0]);
+        let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+        let nb_nodes = self.model.graph().nodes.len();
+        let mut times = Times(vec![vec![Vec::new(); nb_nodes + 1]; selections.len()]);
+        for round in 0..WARM_UPS + rounds {
+            for turn in 0..executors.len() {
+                // Another order each time: a run finds the caches as the one before left them.
+                let k = (turn + round) % executors.len();
+                executors[k].run(&inputs)?;
+                if round >= WARM_UPS {
+                    times.add(k, &executors[k]);
+                }
+                self.done += 1;
+                (self.progress)(Progress { done: self.done.min(self.total), total: self.total });
+            }
+        }
+        Ok(times)
+    }
+
+    fn executor(&self, selection: &[usize]) -> Result<Executor> {
+        let layers = self.tunables.iter().zip(selection).map(|(t, m)| Layer {
+            node: t.node,
+            method: t.methods[*m].to_owned(),
+            measured: Vec::new(),
+        });
+        let table = Table { key: self.key.clone(), layers: layers.collect() };
+        let tables = Tables::Given(Arc::new(table));
+        let options = ExecutorOptions { tables, ..self.options.clone() };
+        Executor::new(self.runtime, self.model, &options)
+    }
+
+    /// Noise of the inputs' sizes: the generated image, as often as it fits.
+    fn inputs(&self, executor: &Executor) -> Vec<Vec<f32>> {
+        let images = TestVector::inputs(SEED, self.model.graph());
+        let fill = |(i, image): (usize, Vec<f32>)| {
+            let len = executor.input_dims(i).iter().product();
+            image.into_iter().cycle().take(len).collect()
+        };
+        images.into_iter().enumerate().map(fill).collect()
+    }
+}
+
+/// Nanoseconds by executor, node and round. The last node stands for all steps without one.
+struct Times(Vec<Vec<Vec<f64>>>);
+
+impl Times {
+    /// Takes the times of an executor's last run.
+    fn add(&mut self, executor: usize, run: &Executor) {
+        let nodes = &mut self.0[executor];
+        nodes.iter_mut().for_each(|rounds| rounds.push(0.0));
+        let last = nodes.len() - 1;
+        for (step, ns) in run.plan().steps.iter().zip(run.step_times_ns()) {
+            let rounds = &mut nodes[step.node.unwrap_or(last)];
+            if let Some(sum) = rounds.last_mut() {
+                *sum += *ns as f64;
+            }
+        }
+    }
+
+    /// A layer's time in each round.
+    fn layer(&self, nodes: [Option<usize>; 2], executor: usize) -> Vec<f64> {
+        let mut sums = vec![0.0; self.0[executor][0].len()];
+        for node in nodes.into_iter().flatten() {
+            sums.iter_mut().zip(&self.0[executor][node]).for_each(|(sum, ns)| *sum += ns);
+        }
+        sums
+    }
+
+    fn layer_ns(&self, nodes: [Option<usize>; 2], executor: usize) -> u64 {
+        median(&self.layer(nodes, executor)).round() as u64
+    }
+
+    /// The sum of all nodes' medians: what disturbs one node's run does not count.
+    fn run_ns(&self, executor: usize) -> u64 {
+        self.0[executor].iter().map(|rounds| median(rounds)).sum::<f64>().round() as u64
+    }
+
+    /// What a layer saves on the first executor's time, if that is more than noise.
+    fn saving(&self, nodes: [Option<usize>; 2], executor: usize) -> Option<f64> {
+        saving(&self.layer(nodes, 0), &self.layer(nodes, executor))
+    }
+}
+
+fn differences(base: &[f64], other: &[f64]) -> Vec<f64> {
+    base.iter().zip(other).map(|(b, o)| b - o).collect()
+}
+
+/// The median of `base - other` in the same rounds, if it is above [`MIN_GAIN`] and [`MIN_ERRORS`].
+fn saving(base: &[f64], other: &[f64]) -> Option<f64> {
+    let differences = differences(base, other);
+    let middle = median(&differences);
+    let deviations: Vec<f64> = differences.iter().map(|d| (d - middle).abs()).collect();
+    // For a normal distribution, the deviation is 1.4826 times the median absolute deviation, and
+    // the error of the median 1.2533 times the deviation over the root of their number.
+    let error = 1.4826 * 1.2533 * median(&deviations) / (differences.len() as f64).sqrt();
+    let margin = (MIN_GAIN * median(base)).max(MIN_ERRORS * error);
+    (middle > margin).then_some(middle)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        n => (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values around `middle`, by a fixed pattern of noise.
+    fn times(middle: f64, noise: f64) -> Vec<f64> {
+        (0..21).map(|i| middle + noise * ((i * 8 % 21) as f64 / 10.0 - 1.0)).collect()
+    }
+
+    #[test]
+    fn a_saving_stands_out_from_noise() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        let found = saving(&times(100.0, 1.0), &times(90.0, 1.0));
+        assert!((found.expect("10 % is clear") - 10.0).abs() < 1e-9);
+        assert_eq!(saving(&times(100.0, 0.0), &times(99.0, 0.0)), None, "below the least gain");
+        assert_eq!(saving(&times(100.0, 1.0), &times(110.0, 1.0)), None, "slower");
+        let mut noisy = times(95.0, 30.0);
+        noisy.reverse();
+        assert_eq!(saving(&times(100.0, 30.0), &noisy), None, "5 % in noise of 30 %");
+        let mut outlier = times(90.0, 1.0);
+        outlier[4] = 1e6;
+        assert!(saving(&times(100.0, 1.0), &outlier).is_some(), "one interrupted run");
+    }
+}
