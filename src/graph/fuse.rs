@@ -9,20 +9,24 @@
 //! |---|---|---|
 //! | any | constant operands | all are constant |
 //! | `Clamp` | into `Conv`, `Linear`, `Affine`, `Add`, `Clamp` | used once |
+//! | `Clamp` without bounds (rounding to 8 bits) | into any; into an input | used once |
 //! | `Affine` | into `Conv`, `Linear`, `Affine` | used once, nothing after their sum |
-//! | `Add` | into `Conv` | used once, nothing after its sum |
+//! | `Add` | into `Conv` | used once, nothing after its sum; int8: both operands are 8-bit |
 //! | `Add` | per-channel constant | |
 //! | `Concat` | constants of one value | one operand is none |
 //! | `Conv`, `Linear` | `Affine` before it | used once; exact also in the padding |
 //! | `Conv` | `Pad` with zeros | |
 //! | `MaxPool` | `Pad` with zeros | the input is never negative |
 //!
-//! Folded factors are multiplied in f64 and rounded once.
+//! Folded factors are multiplied in f64 and rounded once. No rounding to 8 bits is left out.
 
 mod algebra;
 mod cleanup;
+mod epilogue;
 
-use super::{Affine, Clamp, ConstId, Conv, Network, Node, Op, Pad, Pool, PoolKind, Shape, ValueId};
+use super::{
+    Affine, Clamp, ConstId, Conv, Data, Network, Node, Op, Pad, Pool, PoolKind, Shape, ValueId,
+};
 use super::{Axis, reference};
 use crate::error::Result;
 
@@ -38,16 +42,14 @@ const MAX_FOLDED: usize = 1 << 26;
 pub fn fuse(network: &mut Network) -> Result<()> {
     network.graph.validate()?;
     cleanup::drop_dead_nodes(network);
-    if !network.graph.is_quantized() {
-        let mut rewriter = Rewriter::new(network)?;
-        for i in 0..rewriter.network.graph.nodes.len() {
-            while rewriter.simplify(i) {}
-            rewriter.describe(i);
-        }
-        let Rewriter { alias, .. } = rewriter;
-        cleanup::redirect(network, &alias);
-        cleanup::drop_dead_nodes(network);
+    let mut rewriter = Rewriter::new(network)?;
+    for i in 0..rewriter.network.graph.nodes.len() {
+        while rewriter.simplify(i) {}
+        rewriter.describe(i);
     }
+    let Rewriter { alias, .. } = rewriter;
+    cleanup::redirect(network, &alias);
+    cleanup::drop_dead_nodes(network);
     cleanup::compact_constants(network)?;
     network.graph.validate()
 }
@@ -111,9 +113,10 @@ impl<'a> Rewriter<'a> {
             return true;
         }
         match self.network.graph.nodes[i].op.clone() {
-            Op::Clamp(clamp) if clamp == Clamp::NONE => self.bypass(i),
-            Op::Clamp(clamp) => self.clamp_producer(i, clamp),
-            Op::Affine(affine) => self.affine_into_producer(i, &affine),
+            Op::Clamp(clamp) => self.clamp(i, clamp),
+            Op::Affine(affine) => {
+                self.affine_into_int8(i, &affine) || self.affine_into_producer(i, &affine)
+            }
             Op::Add(clamp) => self.add_constant(i, clamp) || self.add_into_conv(i, clamp),
             Op::Conv(conv) => self.pad_into_conv(i, &conv) || self.affine_into_conv(i, &conv),
             Op::Linear(linear) => {
@@ -124,10 +127,18 @@ impl<'a> Rewriter<'a> {
                 })
             }
             Op::Pool(pool) => self.pad_into_max_pool(i, &pool),
-            Op::Concat if self.network.graph.nodes[i].inputs.len() == 1 => self.bypass(i),
+            Op::Concat if self.network.graph.nodes[i].inputs.len() == 1 && self.may_bypass(i) => {
+                self.bypass(i)
+            }
             Op::Concat => self.concat_constants(i),
-            Op::Flatten { .. } if self.operand_facts(i, 0).is_vector => self.bypass(i),
-            Op::Pad { channels: [0, 0], frame, .. } if frame == Pad::default() => self.bypass(i),
+            Op::Flatten { .. } if self.operand_facts(i, 0).is_vector && self.may_bypass(i) => {
+                self.bypass(i)
+            }
+            Op::Pad { channels: [0, 0], frame, .. }
+                if frame == Pad::default() && self.may_bypass(i) =>
+            {
+                self.bypass(i)
+            }
             _ => false,
         }
     }
@@ -176,10 +187,20 @@ impl<'a> Rewriter<'a> {
         self.network.graph.node_of(self.network.graph.nodes[i].inputs[k])
     }
 
-    /// As [`Self::producer`], if nothing else uses its value.
+    /// As [`Self::producer`], if nothing else uses its value, and that is not rounded to 8 bits.
     fn sole_producer(&self, i: usize, k: usize) -> Option<usize> {
         let value = self.network.graph.nodes[i].inputs[k];
-        self.producer(i, k).filter(|_| self.uses[value.0 as usize] == 1)
+        let is_real = self.quantization(value).is_none();
+        self.producer(i, k).filter(|_| is_real && self.uses[value.0 as usize] == 1)
+    }
+
+    /// The constant that a value is, as it is.
+    fn constant_behind(&self, value: ValueId) -> Option<ConstId> {
+        let from = self.network.graph.node_of(value).filter(|_| self.quantization(value).is_none());
+        match self.op(from?) {
+            Op::Constant(id) => Some(*id),
+            _ => None,
+        }
     }
 
     fn op(&self, i: usize) -> &Op {
@@ -241,7 +262,7 @@ impl<'a> Rewriter<'a> {
         self.network.graph.nodes[into].name = name;
     }
 
-    fn add_constant_data(&mut self, name: &str, shape: &[usize], data: Vec<f32>) -> ConstId {
+    fn add_constant_data(&mut self, name: &str, shape: &[usize], data: impl Into<Data>) -> ConstId {
         self.constant_uses.push(0);
         self.network.add_constant(name, shape, data)
     }
@@ -252,11 +273,8 @@ impl<'a> Rewriter<'a> {
         if matches!(node.op, Op::Conv(_) | Op::Linear(_) | Op::Pool(_)) {
             return false;
         }
-        let constant = |v: &ValueId| match self.op(self.network.graph.node_of(*v)?) {
-            Op::Constant(id) => Some(*id),
-            _ => None,
-        };
-        let ids: Option<Vec<ConstId>> = node.inputs.iter().map(constant).collect();
+        let ids: Option<Vec<ConstId>> =
+            node.inputs.iter().map(|v| self.constant_behind(*v)).collect();
         let Some(ids) = ids.filter(|ids| !ids.is_empty()) else { return false };
         let output = self.shapes[self.network.graph.value_of(i).0 as usize];
         let operands = ids.iter().map(|id| self.network.constant(*id).len());
@@ -271,20 +289,10 @@ impl<'a> Rewriter<'a> {
         let operands: Vec<(&[f64], Shape)> =
             widened.iter().map(Vec::as_slice).zip(shapes).collect();
         let result = reference::apply(self.network, &node.op, &operands, output);
-        let result = result.into_iter().map(|v| v as f32).collect();
+        let result: Vec<f32> = result.into_iter().map(|v| v as f32).collect();
         let name = node.name.clone();
         let id = self.add_constant_data(&name, &[output.c, output.h, output.w], result);
         self.rewrite(i, Op::Constant(id), Vec::new());
-        true
-    }
-
-    fn clamp_producer(&mut self, i: usize, clamp: Clamp) -> bool {
-        let Some(from) = self.sole_producer(i, 0) else { return false };
-        let mut op = self.op(from).clone();
-        let Some(inner) = op.clamp_mut() else { return false };
-        *inner = algebra::both_clamps(*inner, clamp);
-        let inputs = self.network.graph.nodes[from].inputs.clone();
-        self.absorb(from, i, op, inputs);
         true
     }
 
@@ -302,13 +310,16 @@ impl<'a> Rewriter<'a> {
             Op::Conv(conv)
                 if conv.clamp == Clamp::NONE
                     && !conv.residual
+                    && conv.weight_scales.is_none()
                     && self.may_scale(conv.weights, affine) =>
             {
                 let (weights, bias) = self.scale_outputs(conv.weights, conv.bias, affine);
                 Op::Conv(Conv { weights, bias, clamp: affine.clamp, ..conv })
             }
             Op::Linear(linear)
-                if linear.clamp == Clamp::NONE && self.may_scale(linear.weights, affine) =>
+                if linear.clamp == Clamp::NONE
+                    && linear.weight_scales.is_none()
+                    && self.may_scale(linear.weights, affine) =>
             {
                 let (weights, bias) = self.scale_outputs(linear.weights, linear.bias, affine);
                 Op::Linear(super::Linear { weights, bias, clamp: affine.clamp, ..linear })
@@ -357,8 +368,8 @@ impl<'a> Rewriter<'a> {
     /// `x + constant` is an affine map where the constant has one number per channel.
     fn add_constant(&mut self, i: usize, clamp: Clamp) -> bool {
         for k in 0..2 {
-            let Some(from) = self.producer(i, k) else { continue };
-            let &Op::Constant(id) = self.op(from) else { continue };
+            let operand = self.network.graph.nodes[i].inputs[k];
+            let Some(id) = self.constant_behind(operand) else { continue };
             let shape = self.shapes[self.network.graph.value_of(i).0 as usize];
             let plane = shape.h * shape.w;
             let planes = self.network.constant(id).chunks(plane);
@@ -381,12 +392,9 @@ impl<'a> Rewriter<'a> {
     /// shortcuts of the first ResNets need it.
     fn concat_constants(&mut self, i: usize) -> bool {
         let inputs = self.network.graph.nodes[i].inputs.clone();
-        let uniform = |v: ValueId| match self.op(self.network.graph.node_of(v)?) {
-            Op::Constant(id) => {
-                let data = self.network.constant(*id);
-                data.iter().all(|v| *v == data[0]).then_some(data[0])
-            }
-            _ => None,
+        let uniform = |v: ValueId| {
+            let data = self.network.constant(self.constant_behind(v)?);
+            data.iter().all(|v| *v == data[0]).then_some(data[0])
         };
         let fills: Vec<Option<f32>> = inputs.iter().map(|v| uniform(*v)).collect();
         let mut others = (0..inputs.len()).filter(|&k| fills[k].is_none());
@@ -403,27 +411,9 @@ impl<'a> Rewriter<'a> {
         true
     }
 
-    fn add_into_conv(&mut self, i: usize, clamp: Clamp) -> bool {
-        let conv = |k: usize| {
-            let from = self.sole_producer(i, k)?;
-            match self.op(from) {
-                Op::Conv(c) if !c.residual && c.clamp == Clamp::NONE => Some((from, k)),
-                _ => None,
-            }
-        };
-        // Of two, the one computed later: the other is then ready to be added.
-        let Some((from, k)) = conv(0).into_iter().chain(conv(1)).max() else { return false };
-        let residual = self.network.graph.nodes[i].inputs[1 - k];
-        let node = &self.network.graph.nodes[from];
-        let Op::Conv(conv) = node.op.clone() else { return false };
-        let inputs = vec![node.inputs[0], residual];
-        self.absorb(from, i, Op::Conv(Conv { residual: true, clamp, ..conv }), inputs);
-        true
-    }
-
     /// The zero padding before node `i`: its frame and operand.
     fn zero_pad_before(&self, i: usize) -> Option<(Pad, ValueId)> {
-        let from = self.producer(i, 0)?;
+        let from = self.producer(i, 0).filter(|from| self.may_bypass(*from))?;
         match *self.op(from) {
             Op::Pad { channels: [0, 0], frame, value: 0.0 } => {
                 let operand = self.network.graph.nodes[from].inputs[0];

@@ -1,6 +1,6 @@
 //! Values stored as 8-bit integers, and the rules of a graph that has them.
 
-use super::{Clamp, ConstId, ConstSpec, Dtype, Graph, Node, Op, ValueId};
+use super::{Clamp, ConstId, ConstSpec, Dtype, Graph, Node, Op, PoolKind, ValueId};
 use crate::error::{Error, Result};
 
 /// How a value is stored in u8: `real = scale * (q - zero_point)` with `q` in `0..=max`.
@@ -52,7 +52,7 @@ impl Quantization {
         self.centred(q) as f32 * self.scale
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let [min, max] = Self::SCALES;
         if !(min..=max).contains(&self.scale) {
             let scale = self.scale;
@@ -90,6 +90,27 @@ impl Graph {
     /// Whether any value is stored in u8.
     pub fn is_quantized(&self) -> bool {
         self.quantization.iter().any(Option::is_some)
+    }
+
+    /// The quantization that an operator's result has because its operands have it: of those that
+    /// pick or move elements, where all operands agree.
+    pub fn kept_quantization(&self, value: ValueId) -> Option<Quantization> {
+        let node = &self.nodes[self.node_of(value)?];
+        let keeps = match &node.op {
+            Op::Pool(pool) => pool.kind == PoolKind::Max,
+            Op::Pad { value, .. } => *value == 0.0,
+            Op::Concat | Op::Slice(_) | Op::Flatten { .. } => true,
+            _ => false,
+        };
+        let mut operands = node.inputs.iter().map(|v| self.quantization_of(*v));
+        let first = operands.next().flatten().filter(|_| keeps)?;
+        operands.all(|q| q == Some(first)).then_some(first)
+    }
+
+    /// Makes the list as long as there are values, or empty where all are f32.
+    pub fn complete_quantization(&mut self) {
+        let nb_values = if self.is_quantized() { self.nb_values() } else { 0 };
+        self.quantization.resize(nb_values, None);
     }
 
     /// Sets how a value is stored.

@@ -6,5 +6,6 @@ mod graph;
 mod hostile;
 mod layout;
 mod operators;
+mod quantized;
 mod refusals;
 mod symbolic;

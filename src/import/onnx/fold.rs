@@ -9,7 +9,7 @@ use super::ops::{SliceBounds, shape_range};
 use super::proto::dtype;
 use super::symbolic::SymInt;
 use super::tensor::{Data, Tensor, elements, strides};
-use super::{Activation, Importer, Operation, Value};
+use super::{Activation, Holds, Importer, Operation, Value};
 use crate::error::{Error, Result};
 use crate::graph::{Axis, Shape};
 
@@ -31,6 +31,8 @@ impl<'a> Importer<'a> {
                 return node.take(0);
             }
             "Cast" => self.cast_constant(node)?,
+            "DequantizeLinear" => self.dequantized_constant(node)?,
+            "QuantizeLinear" => self.quantized_constant(node)?,
             "Reshape" => {
                 let allow_zero = node.attributes.flag("allowzero", false)?;
                 let x = self.operand_tensor(node, 0)?;
@@ -165,14 +167,14 @@ impl<'a> Importer<'a> {
         shape.check()?;
         self.budget.charge(shape.len())?;
         let value = self.constant_image(name, shape, vec![value; shape.len()])?;
-        Ok(Value::Activation(Activation { value, axes: AxisMap::of(axes), integer: false }))
+        Ok(Value::Activation(Activation { value, axes: AxisMap::of(axes), holds: Holds::Reals }))
     }
 
     fn cast_constant(&mut self, node: &mut Operation<'a>) -> Result<Tensor> {
         node.attributes.ignore(&["saturate"]);
         let to = node.attributes.int("to")?;
         let to = to.ok_or_else(|| Error::format("attribute 'to' is missing"))?;
-        let Tensor { dims, data } = Rc::unwrap_or_clone(self.operand_tensor(node, 0)?);
+        let Tensor { dims, data, .. } = Rc::unwrap_or_clone(self.operand_tensor(node, 0)?);
         let unsupported = || Error::unsupported(format!("cast of a constant to element type {to}"));
         let to = i32::try_from(to).map_err(|_| unsupported())?;
         let floats = |round: fn(f32) -> f32, data: Data| match data {
@@ -199,7 +201,7 @@ impl<'a> Importer<'a> {
             }
             _ => return Err(unsupported()),
         };
-        Ok(Tensor { dims, data })
+        Ok(Tensor { dims, data, elem_type: 0, integers: None })
     }
 
     fn concat_constants(&mut self, node: &mut Operation<'a>) -> Result<Tensor> {

@@ -26,6 +26,7 @@ mod ops;
 mod order;
 mod ports;
 pub mod proto;
+mod quantization;
 mod symbolic;
 mod tensor;
 
@@ -68,6 +69,7 @@ pub fn network(
         importer.node(node).map_err(|e| e.at_node(label(node)))?;
     }
     importer.outputs(graph)?;
+    importer.network.graph.complete_quantization();
     importer.network.graph.validate()?;
     Ok(importer.network)
 }
@@ -117,8 +119,17 @@ enum Value<'a> {
 struct Activation {
     value: ValueId,
     axes: AxisMap,
-    /// Whether ONNX holds it as integers, so that arithmetic on it would round.
-    integer: bool,
+    holds: Holds,
+}
+
+/// What ONNX holds an activation as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    Reals,
+    /// Integers, so that arithmetic on them would round.
+    Integers,
+    /// 8-bit integers that stand for reals; the network's value is quantized alike.
+    Quantized,
 }
 
 /// A node being imported, with its operands.
@@ -128,7 +139,7 @@ struct Operation<'a> {
     attributes: Attributes<'a>,
     operands: Vec<Option<Value<'a>>>,
     /// The operands' names, for sharing constants.
-    names: &'a [String],
+    names: Vec<&'a str>,
 }
 
 impl<'a> Operation<'a> {
@@ -143,11 +154,19 @@ impl<'a> Operation<'a> {
 
     /// Operand `i`, which must be a float activation.
     fn activation(&mut self, i: usize) -> Result<Activation> {
-        match self.take(i)? {
-            Value::Activation(a) if a.integer => Err(Error::unsupported(format!(
-                "operand {i} '{}' holds integers; cast it to float first",
+        let x = self.elements(i)?;
+        match x.holds {
+            Holds::Reals => Ok(x),
+            Holds::Integers | Holds::Quantized => Err(Error::unsupported(format!(
+                "operand {i} '{}' holds integers; cast or dequantize it to float first",
                 self.names[i]
             ))),
+        }
+    }
+
+    /// Operand `i`, which must be an activation; for operators that compare or move elements.
+    fn elements(&mut self, i: usize) -> Result<Activation> {
+        match self.take(i)? {
             Value::Activation(a) => Ok(a),
             _ => Err(Error::unsupported(format!(
                 "operand {i} '{}' is constant where an activation is expected",
@@ -209,7 +228,7 @@ impl<'a> Importer<'a> {
     }
 
     fn node(&mut self, proto: &'a NodeProto) -> Result<()> {
-        if !is_standard(&proto.domain) {
+        if !is_standard(&proto.domain) && !ops::is_quantized_operator(proto) {
             return Err(Error::unsupported(format!(
                 "operators of domain '{}' are not supported",
                 proto.domain
@@ -224,7 +243,7 @@ impl<'a> Importer<'a> {
             kind: &proto.op_type,
             attributes: Attributes::new(proto),
             operands: operands.collect::<Result<_>>()?,
-            names: &proto.input,
+            names: proto.input.iter().map(String::as_str).collect(),
         };
         let constant = |v: &Value| !matches!(v, Value::Activation(_));
         let value = if operation.operands.iter().flatten().all(constant) {
@@ -278,7 +297,7 @@ impl<'a> Importer<'a> {
         shape: impl Fn(&[usize]) -> Result<Vec<usize>>,
     ) -> Result<ConstId> {
         let value = node.take(i)?;
-        let name = node.names[i].as_str();
+        let name = node.names[i];
         let dims = match &value {
             Value::Stored(proto) => tensor::stored_dims(proto)?,
             Value::Constant(tensor) => tensor.dims.clone(),
@@ -317,7 +336,12 @@ impl<'a> Importer<'a> {
         let node = Node { name: name.to_owned(), op, inputs: inputs.to_vec() };
         self.network.graph.nodes.push(node);
         self.shapes.push(shape);
-        Ok(ValueId(self.shapes.len() as u32 - 1))
+        let value = ValueId(self.shapes.len() as u32 - 1);
+        let graph = &mut self.network.graph;
+        if let Some(kept) = graph.kept_quantization(value) {
+            graph.set_quantization(value, Some(kept));
+        }
+        Ok(value)
     }
 
     /// The same elements with at most one logical axis per ONNX axis, flattened if need be.

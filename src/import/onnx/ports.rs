@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::axes::{AxisMap, permutation, resolve_axes, resolve_axis};
 use super::proto::{GraphProto, NodeProto, TypeProto, dtype};
 use super::tensor::{self, Tensor};
-use super::{Activation, Importer, Value};
+use super::{Activation, Holds, Importer, Value};
 use crate::error::{Error, Result};
 use crate::graph::{Axis, AxisOrder, Op, Port, Shape, ValueId};
 use crate::import::ImportOptions;
@@ -30,7 +30,10 @@ impl<'a> Importer<'a> {
             let value = Activation {
                 value: port.value,
                 axes: AxisMap::of(&port.axes.0),
-                integer: !elem_type.is_none_or(|t| is_float(t.elem_type)),
+                holds: match elem_type {
+                    Some(t) if !is_float(t.elem_type) => Holds::Integers,
+                    _ => Holds::Reals,
+                },
             };
             self.shapes.push(port.shape);
             self.network.graph.inputs.push(port);
@@ -114,7 +117,7 @@ impl<'a> Importer<'a> {
 
     fn output(&mut self, name: &str, value: Value<'a>) -> Result<Port> {
         let x = match value {
-            Value::Activation(x) if x.integer => {
+            Value::Activation(x) if x.holds != Holds::Reals => {
                 return Err(Error::unsupported("the output holds integers"));
             }
             Value::Activation(x) => x,
@@ -153,7 +156,7 @@ impl<'a> Importer<'a> {
         chw[..own.len()].copy_from_slice(own);
         let constant = self.network.add_constant(name, &chw, tensor.into_floats()?);
         let value = self.emit(name, Op::Constant(constant), &[])?;
-        Ok(Activation { value, axes: AxisMap::of(axes), integer: false })
+        Ok(Activation { value, axes: AxisMap::of(axes), holds: Holds::Reals })
     }
 }
 
@@ -208,8 +211,14 @@ impl<'a> Consumers<'a> {
             for node in self.0.get(name).into_iter().flatten() {
                 let mut next = at.clone();
                 match node.op_type.as_str() {
-                    "Conv" | "MaxPool" | "AveragePool" | "GlobalAveragePool"
+                    "Conv"
+                    | "MaxPool"
+                    | "AveragePool"
+                    | "GlobalAveragePool"
                     | "BatchNormalization"
+                    | "QLinearConv"
+                    | "QLinearAveragePool"
+                    | "QLinearGlobalAveragePool"
                         if node.input[0] == name =>
                     {
                         let Some(axes) = rank.checked_sub(2).and_then(spatial) else { continue };
@@ -243,6 +252,7 @@ impl<'a> Consumers<'a> {
                             layout.axes.get_or_insert_with(|| named(&at, &axes));
                         }
                     }
+                    "QuantizeLinear" | "DequantizeLinear" if node.input[0] == name => {}
                     "Identity" | "Cast" | "Relu" | "Clip" | "Min" | "Max" | "Neg" | "Sum"
                     | "Pad" | "Dropout" | "Slice" => {}
                     _ => continue,

@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path};
+use std::rc::Rc;
 
 use half::{bf16, f16};
 
 use super::proto::{TensorProto, dtype};
+use super::quantization::Integers;
 use super::symbolic::SymInt;
 use crate::error::{Error, Result};
 use crate::graph::MAX_ELEMENTS;
@@ -19,6 +21,10 @@ const MAX_SYMBOLIC: usize = 1 << 16;
 pub(super) struct Tensor {
     pub(super) dims: Vec<usize>,
     pub(super) data: Data,
+    /// ONNX element type of integers as they are stored; 0 if they were computed.
+    pub(super) elem_type: i32,
+    /// What floats were dequantized from.
+    pub(super) integers: Option<Rc<Integers>>,
 }
 
 /// Elements; booleans are integers.
@@ -31,9 +37,13 @@ pub(super) enum Data {
 }
 
 impl Tensor {
+    fn new(dims: &[usize], data: Data) -> Self {
+        Self { dims: dims.to_vec(), data, elem_type: 0, integers: None }
+    }
+
     pub(super) fn float(dims: &[usize], data: Vec<f32>) -> Self {
         debug_assert_eq!(dims.iter().product::<usize>(), data.len());
-        Self { dims: dims.to_vec(), data: Data::Float(data) }
+        Self::new(dims, Data::Float(data))
     }
 
     pub(super) fn scalar(value: f32) -> Self {
@@ -42,7 +52,7 @@ impl Tensor {
 
     pub(super) fn int(dims: &[usize], data: Vec<i64>) -> Self {
         debug_assert_eq!(dims.iter().product::<usize>(), data.len());
-        Self { dims: dims.to_vec(), data: Data::Int(data) }
+        Self::new(dims, Data::Int(data))
     }
 
     /// Integers; stored as [`Data::Int`] where none depends on the batch or an image's size.
@@ -53,7 +63,7 @@ impl Tensor {
             Some(ints) => Data::Int(ints),
             None => Data::Symbolic(data),
         };
-        Self { dims: dims.to_vec(), data }
+        Self::new(dims, data)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -115,6 +125,9 @@ impl Tensor {
         if elements(dims)? != self.len() {
             return Err(Error::shape(format!("cannot reshape {:?} to {dims:?}", self.dims)));
         }
+        // The axis of the scales must stay what it is.
+        let keeps_rows = dims.first() == self.dims.first();
+        self.integers = self.integers.filter(|i| i.scales.len() == 1 || i.axis == 0 && keeps_rows);
         self.dims = dims.to_vec();
         Ok(self)
     }
@@ -127,7 +140,7 @@ impl Tensor {
             Data::Int(v) => Data::Int(vec![v[0]; len]),
             Data::Symbolic(v) => Data::Symbolic(vec![v[0]; len]),
         };
-        Self { dims: dims.to_vec(), data }
+        Self::new(dims, data)
     }
 
     /// A tensor of `dims` whose element at flat position `i` is element `index(i)` of this one.
@@ -138,11 +151,26 @@ impl Tensor {
             Data::Int(v) => Data::Int(flat.map(|i| v[index(i)]).collect()),
             Data::Symbolic(v) => Data::Symbolic(flat.map(|i| v[index(i)]).collect()),
         };
-        Self { dims: dims.to_vec(), data }
+        Self::new(dims, data)
     }
 
     /// With axes permuted: axis `i` of the result is axis `perm[i]` of this tensor.
     pub(super) fn transposed(&self, perm: &[usize]) -> Self {
+        let mut transposed = self.permuted(perm);
+        if let Some(integers) = &self.integers {
+            let values = integers.values.iter().map(|v| i64::from(*v)).collect();
+            let values = match Self::int(&self.dims, values).permuted(perm).data {
+                Data::Int(values) => values.into_iter().map(|v| v as i32).collect(),
+                _ => unreachable!("integers stay integers"),
+            };
+            let axis = perm.iter().position(|p| *p == integers.axis).unwrap_or(0);
+            let scales = integers.scales.clone();
+            transposed.integers = Some(Rc::new(Integers { values, scales, axis }));
+        }
+        transposed
+    }
+
+    fn permuted(&self, perm: &[usize]) -> Self {
         if let (&[rows, columns], [1, 0]) = (&self.dims[..], perm) {
             return self.gathered(&[columns, rows], |i| i % rows * columns + i / rows);
         }
@@ -223,7 +251,7 @@ pub(super) fn decode(proto: &TensorProto, folder: Option<&Path>) -> Result<Tenso
     let read = || {
         let dims = stored_dims(proto)?;
         let data = decode_data(proto, elements(&dims)?, folder)?;
-        Ok(Tensor { dims, data })
+        Ok(Tensor { dims, data, elem_type: proto.data_type, integers: None })
     };
     read().map_err(|e: Error| {
         Error::new(e.kind(), format!("tensor '{}': {e}", proto.name)).caused_by(e)
@@ -289,7 +317,7 @@ fn typed_data(proto: &TensorProto, len: usize) -> Result<Data> {
         dtype::INT64 => Data::Int(proto.int64_data.clone()),
         _ => Data::Int(narrow.iter().map(|&v| v.into()).collect()),
     };
-    let tensor = Tensor { dims: Vec::new(), data };
+    let tensor = Tensor::new(&[], data);
     if tensor.len() != len {
         return Err(Error::format(format!("{} elements of data for {len}", tensor.len())));
     }

@@ -22,10 +22,15 @@ impl<'a> Importer<'a> {
             return Err(Error::shape(format!("operand 0 has {} axes, not 2", x.axes.rank())));
         }
         let (x, has_pixels) = self.rows(node.name, x)?;
+        if (alpha, beta) == (1.0, 1.0)
+            && let Some(result) = self.int8_dense(node, &x, transposed, has_pixels)?
+        {
+            return Ok(result);
+        }
         let weights = self.matrix(node, transposed, alpha, has_pixels)?;
         let bias = match node.take_optional(2) {
             Some(Value::Activation(bias)) => {
-                let product = self.dense(node.name, &x, weights, None)?;
+                let product = self.dense(node.name, &x, (weights, None, None))?;
                 let bias = self.scaled(node.name, bias, &Rc::new(Tensor::scalar(beta)))?;
                 return self.added(node.name, product, bias);
             }
@@ -48,7 +53,7 @@ impl<'a> Importer<'a> {
             }
             None => None,
         };
-        self.dense(node.name, &x, weights, bias)
+        self.dense(node.name, &x, (weights, bias, None))
     }
 
     pub(super) fn matmul(&mut self, node: &mut Operation<'a>) -> Result<Activation> {
@@ -57,8 +62,33 @@ impl<'a> Importer<'a> {
             return Err(Error::unsupported("operand 0 has fewer than 2 axes"));
         }
         let (x, has_pixels) = self.rows(node.name, x)?;
+        if let Some(result) = self.int8_dense(node, &x, false, has_pixels)? {
+            return Ok(result);
+        }
         let weights = self.matrix(node, false, 1.0, has_pixels)?;
-        self.dense(node.name, &x, weights, None)
+        self.dense(node.name, &x, (weights, None, None))
+    }
+
+    /// The layer in int8, if its input, operands 1 and 2 allow it.
+    fn int8_dense(
+        &mut self,
+        node: &mut Operation<'a>,
+        x: &Activation,
+        transposed: bool,
+        has_pixels: bool,
+    ) -> Result<Option<Activation>> {
+        let oriented = |weights: &Rc<Tensor>| {
+            let matrix = match weights.dims[..] {
+                [_, _] if transposed => Rc::clone(weights),
+                [_, _] => Rc::new(weights.transposed(&[1, 0])),
+                _ => return Err(not_a_matrix(&weights.dims)),
+            };
+            let shape = [&matrix.dims[..], if has_pixels { &[1, 1] } else { &[] }].concat();
+            Ok((matrix, shape))
+        };
+        let int8 = self.int8_operands(node, x.value, oriented)?;
+        let constants = int8.map(|int8| (int8.weights, int8.bias, Some(int8.scales)));
+        constants.map(|constants| self.dense(node.name, x, constants)).transpose()
     }
 
     /// Operand 1, `[in, out]` or, if `transposed`, `[out, in]`, as `[out, in]` times `factor`;
@@ -73,7 +103,7 @@ impl<'a> Importer<'a> {
         let kernel = if has_pixels { &[1, 1][..] } else { &[] };
         let shape = |dims: &[usize]| match dims {
             [_, _] => Ok([dims, kernel].concat()),
-            _ => Err(Error::unsupported(format!("weights of shape {dims:?}, expected a matrix"))),
+            _ => Err(not_a_matrix(dims)),
         };
         if transposed && factor == 1.0 {
             return self.weights(node, 1, shape);
@@ -88,7 +118,7 @@ impl<'a> Importer<'a> {
         if factor != 1.0 {
             data.iter_mut().for_each(|v| *v *= factor);
         }
-        Ok(self.network.add_constant(&node.names[1], &shape, data))
+        Ok(self.network.add_constant(node.names[1], &shape, data))
     }
 
     /// `x` with its channels alone on the last axis, and whether it has pixels before it.
@@ -117,12 +147,11 @@ impl<'a> Importer<'a> {
         &mut self,
         name: &str,
         x: &Activation,
-        weights: ConstId,
-        bias: Option<ConstId>,
+        (weights, bias, weight_scales): (ConstId, Option<ConstId>, Option<ConstId>),
     ) -> Result<Activation> {
         let op = match self.network.graph.constant(weights).shape.len() {
-            2 => Op::Linear(Linear::new(weights, bias)),
-            _ => Op::Conv(Conv::pointwise(weights, bias)),
+            2 => Op::Linear(Linear { weight_scales, ..Linear::new(weights, bias) }),
+            _ => Op::Conv(Conv { weight_scales, ..Conv::pointwise(weights, bias) }),
         };
         let value = self.emit(name, op, &[x.value])?;
         Ok(self.like(x, value))
@@ -156,4 +185,8 @@ impl<'a> Importer<'a> {
         let value = self.emit(node.name, Op::Softmax { log }, &[x.value])?;
         Ok(self.like(&x, value))
     }
+}
+
+fn not_a_matrix(dims: &[usize]) -> Error {
+    Error::unsupported(format!("weights of shape {dims:?}, expected a matrix"))
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::{Activation, Importer, Operation, Value};
 use crate::error::{Error, Result};
 use crate::graph::{Affine, Axis, Clamp, Op, Shape, ValueId};
+use crate::import::onnx::Holds;
 use crate::import::onnx::axes::AxisMap;
 use crate::import::onnx::proto::dtype;
 use crate::import::onnx::tensor::{Tensor, offset, strides};
@@ -50,7 +51,10 @@ impl<'a> Importer<'a> {
         let mut x = self.identity(node)?;
         match i32::try_from(to) {
             Ok(dtype::FLOAT | dtype::FLOAT16 | dtype::DOUBLE | dtype::BFLOAT16) => {
-                x.integer = false;
+                if x.holds == Holds::Quantized {
+                    return Err(Error::unsupported("cast of a quantized tensor"));
+                }
+                x.holds = Holds::Reals;
                 Ok(x)
             }
             _ => Err(Error::unsupported(format!("cast of an activation to element type {to}"))),
@@ -133,7 +137,9 @@ impl<'a> Importer<'a> {
 
     pub(super) fn sub(&mut self, node: &mut Operation<'a>) -> Result<Activation> {
         match node.take(0)? {
-            Value::Activation(x) if x.integer => Err(Error::unsupported("integer arithmetic")),
+            Value::Activation(x) if x.holds != Holds::Reals => {
+                Err(Error::unsupported("integer arithmetic"))
+            }
             Value::Activation(x) => match node.take(1)? {
                 Value::Activation(y) => {
                     let minus_y = self.scaled(node.name, y, &Rc::new(Tensor::scalar(-1.0)))?;
@@ -322,7 +328,7 @@ impl<'a> Importer<'a> {
         mut x: Activation,
         by: &Rc<Tensor>,
     ) -> Result<(Activation, Factor)> {
-        if x.integer {
+        if x.holds != Holds::Reals {
             return Err(Error::unsupported("arithmetic on integers; cast them to float first"));
         }
         let data = by.floats()?;

@@ -3,14 +3,29 @@
 mod dense;
 mod elementwise;
 mod layout;
+mod quantized;
 mod reduce;
 mod window;
 
 pub(super) use layout::{SliceBounds, shape_range};
 
-use super::{Activation, Importer, Operation, Value};
+use super::proto::NodeProto;
+use super::{Activation, Holds, Importer, Operation, Value};
 use crate::error::{Error, Result};
 use crate::graph::ValueId;
+
+/// Whether a node of another domain is one of ONNX Runtime's operators on quantized tensors.
+pub(super) fn is_quantized_operator(proto: &NodeProto) -> bool {
+    const KINDS: [&str; 6] = [
+        "DequantizeLinear",
+        "QGemm",
+        "QLinearAdd",
+        "QLinearAveragePool",
+        "QLinearGlobalAveragePool",
+        "QuantizeLinear",
+    ];
+    proto.domain == "com.microsoft" && KINDS.contains(&proto.op_type.as_str())
+}
 
 impl<'a> Importer<'a> {
     /// Imports a node of which at least one operand is an activation.
@@ -23,6 +38,7 @@ impl<'a> Importer<'a> {
             "Clip" => self.clip(node),
             "Concat" => self.concat(node),
             "Conv" => self.conv(node),
+            "DequantizeLinear" => self.dequantize(node),
             "Div" => self.div(node),
             "Dropout" => self.dropout(node),
             "Flatten" => self.flatten(node),
@@ -34,6 +50,13 @@ impl<'a> Importer<'a> {
             "Mul" => self.mul(node),
             "Neg" => self.neg(node),
             "Pad" => self.pad(node),
+            "QGemm"
+            | "QLinearAdd"
+            | "QLinearAveragePool"
+            | "QLinearConv"
+            | "QLinearGlobalAveragePool"
+            | "QLinearMatMul" => self.on_quantized(node),
+            "QuantizeLinear" => self.quantize(node),
             "ReduceMean" => self.reduce_mean(node),
             "Relu" => self.relu(node),
             "Reshape" => self.reshape(node),
@@ -55,6 +78,6 @@ impl<'a> Importer<'a> {
 
     /// `x` with another value behind the same axes.
     fn like(&self, x: &Activation, value: ValueId) -> Activation {
-        Activation { value, axes: x.axes.clone(), integer: false }
+        Activation { value, axes: x.axes.clone(), holds: Holds::Reals }
     }
 }

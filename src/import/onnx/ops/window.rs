@@ -68,7 +68,7 @@ impl<'a> Importer<'a> {
                 node.operands[1] = Some(Value::Constant(transposed));
             }
         }
-        let weights = self.weights(node, 1, |dims| match dims {
+        let shape = |dims: &[usize]| match dims {
             [_, _, _, _] if spatial.rank() == 2 => Ok(dims.to_vec()),
             &[oc, ic, k] if spatial.rank() == 1 => {
                 let [kh, kw] = spatial.pair(&[k], 1);
@@ -78,10 +78,19 @@ impl<'a> Importer<'a> {
                 "weights of shape {dims:?} for {} spatial axes",
                 spatial.rank()
             ))),
-        })?;
-        let bias = match node.operands.get(2) {
-            Some(Some(_)) => Some(self.weights(node, 2, |dims| Ok(dims.to_vec()))?),
-            _ => None,
+        };
+        let (weights, bias, weight_scales) = match self.int8_operands(node, x.value, |weights| {
+            Ok((Rc::clone(weights), shape(&weights.dims)?))
+        })? {
+            Some(int8) => (int8.weights, int8.bias, Some(int8.scales)),
+            None => {
+                let weights = self.weights(node, 1, shape)?;
+                let bias = match node.operands.get(2) {
+                    Some(Some(_)) => Some(self.weights(node, 2, |dims| Ok(dims.to_vec()))?),
+                    _ => None,
+                };
+                (weights, bias, None)
+            }
         };
         let groups = node.attributes.int_or("group", 1)?;
         let groups = usize::try_from(groups)
@@ -93,6 +102,7 @@ impl<'a> Importer<'a> {
             pad: window.pad,
             dilation: window.dilation,
             groups,
+            weight_scales,
             ..Conv::pointwise(weights, bias)
         };
         let value = self.emit(node.name, Op::Conv(conv), &[x.value])?;
@@ -110,7 +120,7 @@ impl<'a> Importer<'a> {
     }
 
     pub(super) fn pool(&mut self, node: &mut Operation<'a>) -> Result<Activation> {
-        let x = node.activation(0)?;
+        let x = if node.kind == "MaxPool" { node.elements(0)? } else { node.activation(0)? };
         let (x, spatial) = self.spatial(node.name, x)?;
         let kind = match node.kind {
             "MaxPool" => {
