@@ -135,8 +135,7 @@ impl Rewriter<'_> {
             let sum = f64::from(old) + shift.round_ties_even();
             let products: u32 = row.iter().map(|w| u32::from(w.unsigned_abs())).sum();
             let largest = f64::from(products) * f64::from(input.max) + sum.abs();
-            // Not so for an undefined one either.
-            if !(largest <= f64::from(i32::MAX)) {
+            if largest.is_nan() || largest > f64::from(i32::MAX) {
                 return None;
             }
             new_scales.push(scale);
