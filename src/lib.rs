@@ -31,6 +31,7 @@ pub mod knobs;
 pub mod model;
 mod ops;
 pub mod plan;
+pub mod quantize;
 pub mod recipe;
 pub mod tensor;
 pub mod threads;

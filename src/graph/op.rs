@@ -239,7 +239,7 @@ impl Op {
     }
 
     /// The constants it reads, to be renumbered.
-    pub(super) fn constants_mut(&mut self) -> impl Iterator<Item = &mut ConstId> {
+    pub(crate) fn constants_mut(&mut self) -> impl Iterator<Item = &mut ConstId> {
         let ids = match self {
             Op::Conv(c) => [Some(&mut c.weights), c.bias.as_mut(), c.weight_scales.as_mut()],
             Op::Linear(l) => [Some(&mut l.weights), l.bias.as_mut(), l.weight_scales.as_mut()],
