@@ -28,6 +28,14 @@ pub enum ErrorKind {
     NoMemory,
     /// Results differ from the reference they are held against.
     Mismatch,
+    /// A queue has no room: try again later, or elsewhere.
+    QueueFull,
+    /// The deadline passed before the work began.
+    Timeout,
+    /// The work was withdrawn, or came after its session was closed.
+    Closed,
+    /// The process was forked: its threads, and so sessions and runtimes, stayed with the parent.
+    Forked,
     /// A defect of this library (a caught panic).
     Internal,
 }

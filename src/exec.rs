@@ -9,6 +9,7 @@ use skipstone_kernels::fpenv::FlushDenormals;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 use crate::ops::Worker;
+use crate::ops::input::Inputs;
 use crate::plan::{self, Algorithm, Numerics, Plan, PlanSummary};
 use crate::tensor::AlignedBuf;
 use crate::threads::Runtime;
@@ -51,9 +52,15 @@ impl Default for ExecutorOptions {
 pub struct Executor {
     runtime: Runtime,
     plan: Plan,
-    arena: AlignedBuf,
-    scratch: AlignedBuf,
+    memory: Memory,
     times_ns: Vec<u64>,
+}
+
+/// Memory for plans of one runtime, which run in it one at a time.
+pub(crate) struct Memory {
+    arena: AlignedBuf,
+    /// Of all members, one after the other.
+    scratch: AlignedBuf,
 }
 
 impl fmt::Debug for Executor {
@@ -75,14 +82,18 @@ impl<T> Shared<T> {
     }
 }
 
-impl Executor {
-    /// Plans `model` and allocates everything a run needs.
+impl Memory {
+    /// Memory for each of `plans`, which were made for `runtime`.
     ///
     /// # Errors
-    /// An input size or batch the network cannot take; names the node. Not enough memory.
-    pub fn new(runtime: &Runtime, model: &Model, options: &ExecutorOptions) -> Result<Self> {
-        let report = runtime.report();
-        let plan = plan::build(model, report, options)?;
+    /// Not enough memory.
+    pub(crate) fn for_plans<'a>(
+        runtime: &Runtime,
+        plans: impl IntoIterator<Item = &'a Plan>,
+    ) -> Result<Self> {
+        let (arena_len, scratch_len) = plans.into_iter().fold((0, 0), |(arena, scratch), plan| {
+            (plan.arena_len.max(arena), plan.scratch_len.max(scratch))
+        });
         let zeroed = |what: &str, len: usize| {
             AlignedBuf::try_zeroed(len).ok_or_else(|| {
                 let mib = (len * size_of::<f32>()) >> 20;
@@ -91,26 +102,27 @@ impl Executor {
             })
         };
         Ok(Self {
-            runtime: runtime.clone(),
-            arena: zeroed("activations", plan.arena_len)?,
-            scratch: zeroed("scratch memory", plan.scratch_len * report.threads)?,
-            times_ns: vec![0; if options.profile { plan.summary.steps.len() } else { 0 }],
-            plan,
+            arena: zeroed("activations", arena_len)?,
+            scratch: zeroed("scratch memory", scratch_len * runtime.report().threads)?,
         })
     }
 
-    /// Runs one inference. `inputs[i]` is dense, with the dimensions [`Self::input_dims`] says.
-    ///
-    /// # Errors
-    /// A wrong number of inputs or elements.
-    pub fn run(&mut self, inputs: &[&[f32]]) -> Result<()> {
-        self.check_lengths("input", &self.plan.input_dims, inputs.iter().map(|i| i.len()))?;
-        let (plan, scratch_len) = (&self.plan, self.plan.scratch_len);
-        self.times_ns.fill(0);
-        let (runtime, count) = (&self.runtime, self.runtime.report().threads);
+    /// Runs a plan that this memory is for. `inputs` have the plan's lengths. `times_ns` is empty, or
+    /// gets the nanoseconds of each entry of the plan's summary.
+    pub(crate) fn run(
+        &mut self,
+        runtime: &Runtime,
+        plan: &Plan,
+        inputs: Inputs<'_>,
+        times_ns: &mut [u64],
+    ) -> Result<()> {
+        let (count, scratch_len) = (runtime.report().threads, plan.scratch_len);
+        assert!(plan.arena_len <= self.arena.len() && scratch_len * count <= self.scratch.len());
+        assert!(times_ns.is_empty() || times_ns.len() == plan.summary.steps.len());
+        times_ns.fill(0);
         let arena = Shared(self.arena.as_mut_ptr());
         let scratch = Shared(self.scratch.as_mut_ptr());
-        let times = (!self.times_ns.is_empty()).then_some(Shared(self.times_ns.as_mut_ptr()));
+        let times = (!times_ns.is_empty()).then_some(Shared(times_ns.as_mut_ptr()));
         runtime.fork(&|member| {
             let _flush = FlushDenormals::set();
             // SAFETY: the arena is valid for its length while `fork` runs, `self` is borrowed
@@ -140,6 +152,41 @@ impl Executor {
                 }
             }
         })
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        (self.arena.len() + self.scratch.len()) * size_of::<f32>()
+    }
+
+    /// Output `i` of the last run, which was of `plan`.
+    pub(crate) fn output(&self, plan: &Plan, i: usize) -> &[f32] {
+        &self.arena[plan.outputs[i].clone()]
+    }
+}
+
+impl Executor {
+    /// Plans `model` and allocates everything a run needs.
+    ///
+    /// # Errors
+    /// An input size or batch the network cannot take; names the node. Not enough memory.
+    pub fn new(runtime: &Runtime, model: &Model, options: &ExecutorOptions) -> Result<Self> {
+        let plan = plan::build(model, runtime.report(), options)?;
+        Ok(Self {
+            runtime: runtime.clone(),
+            memory: Memory::for_plans(runtime, [&plan])?,
+            times_ns: vec![0; if options.profile { plan.summary.steps.len() } else { 0 }],
+            plan,
+        })
+    }
+
+    /// Runs one inference. `inputs[i]` is dense, with the dimensions [`Self::input_dims`] says.
+    ///
+    /// # Errors
+    /// A wrong number of inputs or elements.
+    pub fn run(&mut self, inputs: &[&[f32]]) -> Result<()> {
+        self.check_lengths("input", &self.plan.input_dims, inputs.iter().map(|i| i.len()))?;
+        let Self { runtime, plan, memory, times_ns } = self;
+        memory.run(runtime, plan, Inputs::Batches(inputs), times_ns)
     }
 
     /// Like [`Self::run`], then copies the outputs into the caller's buffers.
@@ -185,7 +232,7 @@ impl Executor {
     /// # Panics
     /// If there is no output `i`.
     pub fn output(&self, i: usize) -> &[f32] {
-        &self.arena[self.plan.outputs[i].clone()]
+        self.memory.output(&self.plan, i)
     }
 
     /// Dimensions of input `i` in the user's axis order, batch included.

@@ -149,6 +149,15 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// What each 8-bit pixel of channel `c` becomes in the network's input.
+    ///
+    /// # Panics
+    /// If there is no channel `c`.
+    pub fn pixel_values(&self, c: usize) -> [f32; 256] {
+        let (mean, std) = (self.mean[c], self.std[c]);
+        std::array::from_fn(|pixel| (pixel as f32 * self.scale - mean) / std)
+    }
+
     /// Checks that the recipe can be applied to any image.
     ///
     /// # Errors

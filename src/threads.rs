@@ -35,8 +35,30 @@ pub struct Runtime {
 struct Inner {
     team: Arc<Team>,
     report: RuntimeReport,
+    process: Process,
     /// Owns the threads; absent for one thread. Dropped after `Drop` told them to leave.
-    _pool: Option<rayon::ThreadPool>,
+    pool: Option<rayon::ThreadPool>,
+}
+
+/// The process that started some threads. `fork` copies memory, locks included, but no threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process(u32);
+
+impl Process {
+    pub(crate) fn this() -> Self {
+        Self(std::process::id())
+    }
+
+    /// # Errors
+    /// [`ErrorKind::Forked`] in any other process.
+    pub(crate) fn check(self) -> Result<()> {
+        if self == Self::this() {
+            return Ok(());
+        }
+        let message = "the process was forked after these threads were started; start them, and open \
+                       models, in the child";
+        Err(Error::new(ErrorKind::Forked, message))
+    }
 }
 
 /// What a [`Runtime`] chose, and why.
@@ -99,7 +121,8 @@ impl RuntimeBuilder {
         let team = Arc::new(Team::new(threads, spin));
         let pool = (threads > 1).then(|| start_workers(&team)).transpose()?;
         let report = RuntimeReport { isa, isa_reason, threads, threads_reason, spin };
-        Ok(Runtime { inner: Arc::new(Inner { team, report, _pool: pool }) })
+        let process = Process::this();
+        Ok(Runtime { inner: Arc::new(Inner { team, report, process, pool }) })
     }
 }
 
@@ -118,7 +141,9 @@ impl Runtime {
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] if a member panicked; the others have been released.
+    /// [`ErrorKind::Forked`] if this process is a fork of the one that started the team.
     pub(crate) fn fork(&self, job: &(dyn Fn(usize) + Sync)) -> Result<()> {
+        self.inner.process.check()?;
         self.inner.team.fork(job)
     }
 
@@ -130,6 +155,11 @@ impl Runtime {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        if self.process.check().is_err() {
+            // There is nobody to tell, and the locks may be held by threads that are not here.
+            std::mem::forget(self.pool.take());
+            return;
+        }
         self.team.stop.store(true, Ordering::SeqCst);
         self.team.jobs.advance();
     }
@@ -169,7 +199,7 @@ fn choose_isa(asked: Option<Isa>) -> Result<(Isa, String)> {
     Ok((isa, source))
 }
 
-fn choose_threads(asked: Option<usize>) -> Result<(usize, String)> {
+pub(crate) fn choose_threads(asked: Option<usize>) -> Result<(usize, String)> {
     let (threads, source) = match (asked, from_env::<usize>(&knobs::THREADS)?) {
         (Some(n), _) => (n, "asked for".to_owned()),
         (None, Some(n)) => (n, format!("{} is set", knobs::THREADS.name)),

@@ -69,9 +69,7 @@ impl Recipe {
         let shape = Shape::new(image.channels, image.height, image.width);
         let (c_stride, h_stride, w_stride) = axes.strides(shape);
         for c in 0..image.channels {
-            let (mean, std) = (self.mean[c], self.std[c]);
-            let value: [f32; 256] =
-                std::array::from_fn(|pixel| (pixel as f32 * self.scale - mean) / std);
+            let value = self.pixel_values(c);
             for y in 0..image.height {
                 let row = image.row(y)[c..].iter().step_by(image.channels);
                 let start = c * c_stride + y * h_stride;

@@ -7,6 +7,7 @@
 
 pub(crate) mod conv;
 pub(crate) mod eltwise;
+pub(crate) mod input;
 pub(crate) mod pool;
 pub(crate) mod reorder;
 pub(crate) mod softmax;
@@ -16,6 +17,7 @@ pub(crate) mod winograd;
 use skipstone_kernels::layout::{C_BLOCK, C_BLOCK_U8};
 
 use crate::graph::{Pad, Shape};
+use input::Inputs;
 
 /// How an activation lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -152,7 +154,7 @@ pub(crate) struct Worker<'a> {
     scratch: *mut f32,
     scratch_len: usize,
     /// The user's inputs, checked against the plan.
-    pub(crate) inputs: &'a [&'a [f32]],
+    pub(crate) inputs: Inputs<'a>,
 }
 
 impl<'a> Worker<'a> {
@@ -163,7 +165,7 @@ impl<'a> Worker<'a> {
         (member, count): (usize, usize),
         (arena, arena_len): (*mut f32, usize),
         (scratch, scratch_len): (*mut f32, usize),
-        inputs: &'a [&'a [f32]],
+        inputs: Inputs<'a>,
     ) -> Self {
         Self { member, count, arena, arena_len, scratch, scratch_len, inputs }
     }

@@ -1,4 +1,4 @@
-//! Data movement: users' tensors in and out, padding, slices, concatenation, flattening.
+//! Data movement: users' tensors out, padding, slices, concatenation, flattening.
 //!
 //! One step kind does them all: each copies a box of elements between two [`View`]s, which differ in
 //! how they address the same `(image, channel, row, column)`.
@@ -82,8 +82,6 @@ impl View {
 
 /// Memory that a copy reads.
 pub(crate) enum Source {
-    /// The user's input with this index.
-    Input(usize),
     /// The executor's activations.
     Arena,
     /// A constant.
@@ -136,7 +134,7 @@ impl Step for ReorderStep {
 }
 
 /// Zeroes the channels that fill up the last block.
-fn zero_absent_channels(worker: &Worker<'_>, act: &Act) {
+pub(super) fn zero_absent_channels(worker: &Worker<'_>, act: &Act) {
     let (view, Shape { h: rows, .. }) = (View::act(act), act.shape);
     for row in worker.share(act.batch * rows) {
         for c in act.shape.c..act.nb_planes() * act.pixel_len() {
@@ -173,7 +171,6 @@ impl Copy {
             };
             let (offset, len) = (src.offset(image, c, h), src.row_len(src.shape.w));
             let row = match &self.source {
-                Source::Input(i) => &worker.inputs[*i][offset..][..len],
                 Source::Constant(data) => &data[offset..][..len],
                 // SAFETY: the source is another activation, not written in this step.
                 Source::Arena => unsafe { worker.read(offset, len) },

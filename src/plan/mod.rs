@@ -17,7 +17,7 @@ use std::ops::RangeInclusive;
 
 use crate::error::{Error, Result};
 use crate::exec::ExecutorOptions;
-use crate::graph::{Graph, Shape, ValueId};
+use crate::graph::{Axis, Graph, Shape, ValueId};
 use crate::model::Model;
 use crate::ops::{Act, Step};
 use crate::threads::RuntimeReport;
@@ -225,6 +225,7 @@ impl<'a> Outline<'a> {
         }
         let graph = model.graph();
         refuse_quantized(graph)?;
+        refuse_fixed_batch(graph, batch)?;
         let shapes = infer_shapes(graph, options.input_size)?;
         let acts = layout::activations(graph, &shapes, batch)?;
         let parts = slices::parts(graph, &shapes, batch);
@@ -285,6 +286,17 @@ pub(crate) fn tunables(
         open.then(|| Tunable { node, branch: branches[node], methods })
     };
     Ok(own.filter_map(tunable).collect())
+}
+
+/// Refuses several images where an input or output is one by itself.
+fn refuse_fixed_batch(graph: &Graph, batch: usize) -> Result<()> {
+    let fixed = |port: &&crate::graph::Port| batch > 1 && !port.axes.0.contains(&Axis::N);
+    match graph.inputs.iter().chain(&graph.outputs).find(fixed) {
+        None => Ok(()),
+        Some(crate::graph::Port { name, axes, .. }) => Err(Error::shape(format!(
+            "batch is {batch}, but '{name}' has axes {axes}, without a batch"
+        ))),
+    }
 }
 
 fn infer_shapes(graph: &Graph, input_size: Option<[usize; 2]>) -> Result<Vec<Shape>> {

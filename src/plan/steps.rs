@@ -17,6 +17,7 @@ use crate::graph::{
 use crate::model::Model;
 use crate::ops::conv::{ConvSpec, ConvStep, PixelTable, Segment, WindowAttrs, window_table};
 use crate::ops::eltwise::{EltwiseStep, Function};
+use crate::ops::input::InputStep;
 use crate::ops::pool::{GlobalMeanStep, PoolStep};
 use crate::ops::reorder::{Copy, ReorderStep, Source, View};
 use crate::ops::softmax::SoftmaxStep;
@@ -121,11 +122,9 @@ impl<'a> Builder<'a> {
     /// The step that takes the user's input `index` into the arena.
     pub(super) fn input(&mut self, index: usize, port: &Port) {
         let dst = self.act(port.value);
-        let origin = self.slice.first_image * dst.shape.len();
-        let src = View::dense(dst.shape, &port.axes, origin);
-        let copy = Copy::whole(Source::Input(index), src);
+        let (first_image, axes) = (self.slice.first_image, port.axes.clone());
         self.push(
-            Box::new(self.reorder(vec![copy], &dst)),
+            Box::new(InputStep { index, first_image, axes, dst }),
             Choice::new("reorder"),
             (&port.name, "Input", &[], dst),
             (0, 0),
