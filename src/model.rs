@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::format::reader::{self, Contents, HEADER_LEN, Header, StoredConstant};
 use crate::format::{PackOptions, SectionKind, TestVector, WeightDtype};
 use crate::graph::{ConstId, Data, Graph, Network};
+use crate::ops::quads::{Packing, Quads};
 use crate::ops::swinograd::transform_filters;
 use crate::recipe::Recipe;
 use crate::tensor::AlignedBuf;
@@ -39,6 +40,8 @@ struct Inner {
     converted: Vec<[OnceLock<Arc<AlignedBuf>>; LayoutTag::ALL.len()]>,
     /// Filters transformed for Winograd, by constant and kernel.
     transformed: Mutex<HashMap<(ConstId, &'static str), Arc<AlignedBuf>>>,
+    /// Int8 weights packed for `qconv`.
+    quads: Mutex<HashMap<(ConstId, Packing), Arc<Quads>>>,
 }
 
 /// What a packed file consists of, for listings.
@@ -140,7 +143,13 @@ impl Model {
         let contents = reader::parse(&file)?;
         let converted = contents.constants.iter().map(|_| Default::default()).collect();
         Ok(Self {
-            inner: Arc::new(Inner { file, contents, converted, transformed: Mutex::default() }),
+            inner: Arc::new(Inner {
+                file,
+                contents,
+                converted,
+                transformed: Mutex::default(),
+                quads: Mutex::default(),
+            }),
         })
     }
 
@@ -285,6 +294,18 @@ impl Model {
         let transform = || Arc::new(transform_filters(kernel, geometry, &packed));
         let buf = transformed.entry((id, kernel.name)).or_insert_with(transform);
         Ok(Weights(Source::Converted(Arc::clone(buf))))
+    }
+
+    /// Int8 weights, packed as quads. This happens once, and is kept as long as the model, for all
+    /// executors.
+    ///
+    /// # Panics
+    /// If the constant is not i8 weights.
+    pub(crate) fn quads(&self, id: ConstId, packing: Packing) -> Arc<Quads> {
+        let geometry = self.geometry(id).expect("weights have a geometry");
+        let mut quads = self.inner.quads.lock().unwrap_or_else(PoisonError::into_inner);
+        let pack = || Arc::new(Quads::pack(geometry, packing, &self.row_major_i8(id)));
+        Arc::clone(quads.entry((id, packing)).or_insert_with(pack))
     }
 
     /// A constant's data in row-major order as f32, converted or unpacked from what the file stores.

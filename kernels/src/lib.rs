@@ -11,6 +11,8 @@ pub mod layout;
 pub mod pack;
 pub mod pool;
 pub mod qconv;
+pub mod qeltwise;
+pub mod qpool;
 pub mod qwinograd;
 pub mod registry;
 pub mod requant;

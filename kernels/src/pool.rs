@@ -33,7 +33,7 @@ pub struct Window {
 impl Window {
     /// The taps of window `index` that lie in the image, as `(first position, count)`, and how many
     /// lie in the image or its padding.
-    fn taps(&self, index: usize) -> (usize, usize, usize) {
+    pub(crate) fn taps(&self, index: usize) -> (usize, usize, usize) {
         let start = index * self.stride;
         let last = start + (self.kernel - 1) * self.dilation;
         if start >= self.pad[0] && last < self.pad[0] + self.size {

@@ -13,6 +13,15 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// Bytes of an element.
+    pub fn size_bytes(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::I8 => size_of::<i8>(),
+            Self::I32 => size_of::<i32>(),
+        }
+    }
+
     /// Name in messages.
     pub fn name(self) -> &'static str {
         match self {

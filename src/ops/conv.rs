@@ -121,6 +121,32 @@ pub(crate) struct Split {
     pub(crate) channels: usize,
 }
 
+/// Multiply-accumulates in f32 that take as long as moving a byte, roughly.
+const MACS_PER_BYTE: f64 = 8.0;
+
+/// What a step has to divide.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Work {
+    pub(crate) pixels: usize,
+    /// Pixels of a register tile.
+    pub(crate) tile: usize,
+    /// Panels of output channels.
+    pub(crate) panels: usize,
+    /// Bytes of all weights and of the source.
+    pub(crate) weights: u64,
+    pub(crate) src: u64,
+    /// The time that all arithmetic takes, as the bytes that are moved in it.
+    pub(crate) arithmetic: f64,
+}
+
+impl Work {
+    /// The work of a convolution in f32.
+    pub(crate) fn f32(pixels: usize, panels: usize, weights: u64, src: u64) -> Self {
+        let macs = weights as f64 / size_of::<f32>() as f64 * pixels as f64;
+        Self { pixels, tile: MR, panels, weights, src, arithmetic: macs / MACS_PER_BYTE }
+    }
+}
+
 impl Split {
     /// The division of one kind.
     fn by(division: Division, members: usize) -> Self {
@@ -133,23 +159,15 @@ impl Split {
     /// Chooses the division that moves the fewest bytes: dividing pixels makes every member read all
     /// weights, dividing channels makes every member read all of the source. Unequal shares count
     /// as the time they waste.
-    pub(crate) fn choose(
-        members: usize,
-        pixels: usize,
-        panels: usize,
-        weights: u64,
-        src: u64,
-    ) -> Self {
+    pub(crate) fn choose(members: usize, work: &Work) -> Self {
         let cost = |s: &Self| {
-            let bytes = weights * s.pixels as u64 + src * s.channels as u64;
+            let bytes = work.weights * s.pixels as u64 + work.src * s.channels as u64;
             // The longest share, relative to an equal one.
             let waste =
                 |units: usize, parts: usize| (units.div_ceil(parts) * parts) as f64 / units as f64;
-            let imbalance = waste(pixels.div_ceil(MR), s.pixels) * waste(panels, s.channels);
-            // A step's time is mostly arithmetic: 1 byte per 8 multiply-accumulates is a rough
-            // exchange rate between the two.
-            let macs = weights as f64 / 4.0 * pixels as f64;
-            macs / 8.0 * imbalance + bytes as f64
+            let imbalance =
+                waste(work.pixels.div_ceil(work.tile), s.pixels) * waste(work.panels, s.channels);
+            work.arithmetic * imbalance + bytes as f64
         };
         let divisors = (1..=members).filter(|p| members.is_multiple_of(*p));
         let splits = divisors.map(|p| Self { pixels: p, channels: members / p });
@@ -166,26 +184,27 @@ impl Split {
         }
     }
 
-    /// A member's pixels (in whole tiles) and panels.
+    /// A member's pixels (in whole tiles of `tile`) and panels.
     pub(crate) fn part(
         self,
         member: usize,
-        pixels: usize,
+        (pixels, tile): (usize, usize),
         panels: usize,
     ) -> (Range<usize>, Range<usize>) {
         if member >= self.pixels * self.channels {
             return (0..0, 0..0);
         }
-        let tiles = crate::threads::share(pixels.div_ceil(MR), member / self.channels, self.pixels);
-        let panels = crate::threads::share(panels, member % self.channels, self.channels);
-        (tiles.start * MR..(tiles.end * MR).min(pixels), panels)
+        let share = crate::threads::share;
+        let tiles = share(pixels.div_ceil(tile), member / self.channels, self.pixels);
+        let panels = share(panels, member % self.channels, self.channels);
+        (tiles.start * tile..(tiles.end * tile).min(pixels), panels)
     }
 }
 
 /// Bytes of source that a block of pixels may keep in L2, and of weights that a chunk of taps may
 /// keep in L1, with room for the rest: half of the smallest caches among target CPUs (512 KiB and
 /// 32 KiB).
-const L2_BYTES: usize = 256 << 10;
+pub(super) const L2_BYTES: usize = 256 << 10;
 const L1_BYTES: usize = 16 << 10;
 
 /// One product of a sum: a convolution's source, window and weights.
@@ -291,9 +310,10 @@ impl ConvStep {
         bias[..spec.bias.len()].copy_from_slice(&spec.bias);
         let weight_bytes = spec.segments.iter().map(|s| size_of_val(&*s.weights) as u64).sum();
         let src_bytes: u64 = spec.segments.iter().map(|s| s.src.bytes()).sum();
+        let work = Work::f32(nb_pixels, nb_panels, weight_bytes, src_bytes);
         let split = match spec.division {
             Some(division) => Split::by(division, spec.members),
-            None => Split::choose(spec.members, nb_pixels, nb_panels, weight_bytes, src_bytes),
+            None => Split::choose(spec.members, &work),
         };
         let bytes_per_pixel = (src_bytes as usize).div_ceil(nb_pixels);
         let mc = (L2_BYTES / bytes_per_pixel.max(1) / MR * MR).max(8 * MR);
@@ -334,7 +354,8 @@ impl Step for ConvStep {
         // SAFETY: this step writes `dst`, and its frame only here.
         unsafe { zero_frame(worker, dst) };
         let nb_panels = self.bias.len() / OC_PANEL;
-        let (pixels, panels) = self.split.part(worker.member, spec.dst_pixels.len(), nb_panels);
+        let (pixels, panels) =
+            self.split.part(worker.member, (spec.dst_pixels.len(), MR), nb_panels);
         let partial = worker.scratch(self.scratch_len());
         let residual = spec.residual.as_ref().zip(spec.res_pixels.as_ref());
         for start in pixels.clone().step_by(self.mc) {

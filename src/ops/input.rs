@@ -1,8 +1,9 @@
 //! Users' images into the first activations, wherever they are and whatever they are made of.
 
+use super::qeltwise::rounding;
 use super::reorder::zero_absent_channels;
 use super::{Act, Layout, Step, Worker, zero_frame};
-use crate::graph::{AxisOrder, Shape};
+use crate::graph::{AxisOrder, Clamp, Quantization, Shape};
 
 /// What a run reads.
 #[derive(Clone, Copy)]
@@ -39,6 +40,8 @@ pub(crate) struct InputStep {
     pub(crate) first_image: usize,
     pub(crate) axes: AxisOrder,
     pub(crate) dst: Act,
+    /// How the activation stores them; f32 if absent.
+    pub(crate) quantization: Option<Quantization>,
 }
 
 impl Step for InputStep {
@@ -88,9 +91,7 @@ impl InputStep {
         let Self { dst, .. } = self;
         let width = dst.pixel_len();
         for plane in 0..dst.nb_planes() {
-            let start = dst.base + dst.pixel(image, plane, h, 0);
-            // SAFETY: rows are divided over the members, and of a row this is the only slice.
-            let out = unsafe { worker.write(start, dst.shape.w * width) };
+            let (start, len) = (dst.pixel(image, plane, h, 0), dst.shape.w * width);
             let channels = match dst.layout {
                 Layout::Blocked => plane * width..dst.shape.c.min((plane + 1) * width),
                 Layout::Interleaved => 0..dst.shape.c,
@@ -98,8 +99,24 @@ impl InputStep {
             for (lane, c) in channels.enumerate() {
                 // A tensor without columns has one.
                 let from = src[c * c_stride + h * h_stride..].iter().step_by(w_stride.max(1));
-                let to = out[lane..].iter_mut().step_by(width);
-                to.zip(from).for_each(|(to, from)| *to = value(c, *from));
+                let from = from.map(|from| value(c, *from));
+                // SAFETY: rows are divided over the members, and of a row this is the only slice.
+                unsafe {
+                    match self.quantization {
+                        None => {
+                            let out = worker.write(dst.base + start, len);
+                            let to = out[lane..].iter_mut().step_by(width);
+                            to.zip(from).for_each(|(to, from)| *to = from);
+                        }
+                        Some(q) => {
+                            let rounding = rounding(&q, Clamp::NONE);
+                            let out = worker.write_u8(dst.base, start, len);
+                            let to = out[lane..].iter_mut().step_by(width);
+                            to.zip(from)
+                                .for_each(|(to, from)| *to = rounding.round(from / q.scale));
+                        }
+                    }
+                }
             }
         }
     }

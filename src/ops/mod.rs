@@ -9,6 +9,10 @@ pub(crate) mod conv;
 pub(crate) mod eltwise;
 pub(crate) mod input;
 pub(crate) mod pool;
+pub(crate) mod qconv;
+pub(crate) mod qeltwise;
+pub(crate) mod qpool;
+pub(crate) mod quads;
 pub(crate) mod reorder;
 pub(crate) mod softmax;
 pub(crate) mod swinograd;
@@ -34,7 +38,6 @@ pub(crate) enum Layout {
 pub(crate) enum Elements {
     /// Real numbers.
     F32,
-    #[allow(dead_code, reason = "for the int8 steps")]
     /// Quantized ones; the zero point stands for zero.
     U8 { zero_point: u8 },
 }
@@ -182,7 +185,6 @@ impl<'a> Worker<'a> {
         self.arena.wrapping_add(offset)
     }
 
-    #[allow(dead_code, reason = "for the int8 steps")]
     /// Address of byte `offset` from element `base` on; as [`Self::arena`].
     pub(crate) fn arena_u8(&self, base: usize, offset: usize) -> *mut u8 {
         self.arena(base).cast::<u8>().wrapping_add(offset)
@@ -216,7 +218,6 @@ impl<'a> Worker<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.arena.add(offset), len) }
     }
 
-    #[allow(dead_code, reason = "for the int8 steps")]
     /// Bytes of a u8 activation: `len` at byte `offset` from its element `base` on.
     ///
     /// # Safety

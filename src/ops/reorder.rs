@@ -1,10 +1,12 @@
-//! Data movement: users' tensors out, padding, slices, concatenation, flattening.
+//! Data movement: users' tensors out, padding, slices, concatenation, flattening, and between real and
+//! quantized values.
 //!
 //! One step kind does them all: each copies a box of elements between two [`View`]s, which differ in
-//! how they address the same `(image, channel, row, column)`.
+//! how they address the same `(image, channel, row, column)`, and may differ in how they store it.
 
-use super::{Act, Layout, Step, Worker, zero_frame};
-use crate::graph::{AxisOrder, Shape};
+use super::qeltwise::rounding;
+use super::{Act, Elements, Layout, Step, Worker, zero_frame};
+use crate::graph::{AxisOrder, Clamp, Quantization, Shape};
 use crate::tensor::AlignedBuf;
 
 /// Addresses elements of a dense tensor or an activation.
@@ -12,6 +14,9 @@ use crate::tensor::AlignedBuf;
 pub(crate) struct View {
     /// Extents that may be read or written.
     pub(crate) shape: Shape,
+    /// How elements are stored in u8; f32 if absent.
+    quantization: Option<Quantization>,
+    /// In elements from the start of the memory.
     origin: usize,
     image_stride: usize,
     /// Channels that are adjacent in memory, and the distance of such groups.
@@ -27,6 +32,7 @@ impl View {
         let (c, h, w) = axes.strides(shape);
         Self {
             shape,
+            quantization: None,
             origin,
             image_stride: shape.len(),
             channel_block: 1,
@@ -42,15 +48,16 @@ impl View {
         Self { image_stride: 0, ..self }
     }
 
-    /// An activation in the arena.
-    pub(crate) fn act(act: &Act) -> Self {
+    /// An activation in the arena, quantized so.
+    pub(crate) fn act(act: &Act, quantization: Option<Quantization>) -> Self {
         let (channel_block, block_stride) = match act.layout {
             Layout::Blocked => (act.pixel_len(), act.plane_stride()),
             Layout::Interleaved => (act.shape.c, 0),
         };
         Self {
             shape: act.shape,
-            origin: act.base + act.pixel(0, 0, 0, 0),
+            quantization,
+            origin: Self::origin(act),
             image_stride: act.image_stride(),
             channel_block,
             block_stride,
@@ -60,10 +67,20 @@ impl View {
     }
 
     /// A vector activation (`h = w = 1`), seen as a dense tensor of `shape` with the given axes.
-    pub(crate) fn vector(act: &Act, shape: Shape, axes: &AxisOrder) -> Self {
+    pub(crate) fn vector(
+        act: &Act,
+        quantization: Option<Quantization>,
+        shape: Shape,
+        axes: &AxisOrder,
+    ) -> Self {
         debug_assert_eq!(act.shape, Shape::vector(shape.len()));
-        let origin = act.base + act.pixel(0, 0, 0, 0);
-        Self { image_stride: act.image_stride(), ..Self::dense(shape, axes, origin) }
+        let dense = Self::dense(shape, axes, Self::origin(act));
+        Self { quantization, image_stride: act.image_stride(), ..dense }
+    }
+
+    /// The image's first pixel in the arena, in elements.
+    fn origin(act: &Act) -> usize {
+        act.base * size_of::<f32>() / act.elements.size() + act.pixel(0, 0, 0, 0)
     }
 
     fn offset(&self, image: usize, c: usize, h: usize) -> usize {
@@ -133,24 +150,60 @@ impl Step for ReorderStep {
     }
 }
 
-/// Zeroes the channels that fill up the last block.
+/// Fills the channels that make the last block whole with what stands for zero.
 pub(super) fn zero_absent_channels(worker: &Worker<'_>, act: &Act) {
-    let (view, Shape { h: rows, .. }) = (View::act(act), act.shape);
+    let (len, Shape { c, h: rows, w }) = (act.pixel_len(), act.shape);
+    let last = act.nb_planes() - 1;
+    let present = c - last * len;
+    if present == len {
+        return;
+    }
     for row in worker.share(act.batch * rows) {
-        for c in act.shape.c..act.nb_planes() * act.pixel_len() {
-            let out = view.row_mut(worker, row / rows, c, row % rows);
-            out.iter_mut().step_by(view.pixel_stride).for_each(|value| *value = 0.0);
+        let start = act.pixel(row / rows, last, row % rows, 0);
+        // SAFETY: rows are divided over the members, and the step holds one such slice at a time.
+        unsafe {
+            match act.elements {
+                Elements::F32 => {
+                    let row = worker.write(act.base + start, w * len);
+                    row.chunks_mut(len).for_each(|pixel| pixel[present..].fill(0.0));
+                }
+                Elements::U8 { zero_point } => {
+                    let row = worker.write_u8(act.base, start, w * len);
+                    row.chunks_mut(len).for_each(|pixel| pixel[present..].fill(zero_point));
+                }
+            }
         }
     }
 }
 
+/// A row of a destination, from its first to its last pixel.
+enum RowMut<'a> {
+    F32(&'a mut [f32]),
+    U8(&'a mut [u8], Quantization),
+}
+
+/// A row of a source, likewise.
+enum Row<'a> {
+    F32(&'a [f32]),
+    U8(&'a [u8], Quantization),
+}
+
+/// The pixels of a row.
+fn strided_mut<'a, T>(row: &'a mut [T], view: &View) -> impl Iterator<Item = &'a mut T> {
+    row.iter_mut().step_by(view.pixel_stride)
+}
+
 impl View {
-    /// A row of the destination, from its first to its last pixel.
-    fn row_mut<'a>(&self, worker: &Worker<'a>, image: usize, c: usize, h: usize) -> &'a mut [f32] {
-        let offset = self.offset(image, c, h);
+    fn row_mut<'a>(&self, worker: &Worker<'a>, image: usize, c: usize, h: usize) -> RowMut<'a> {
+        let (offset, len) = (self.offset(image, c, h), self.row_len(self.shape.w));
         // SAFETY: a row's elements (of any channel) are no other row's, rows are divided over the
         // members, and the step holds one such slice at a time.
-        unsafe { worker.write(offset, self.row_len(self.shape.w)) }
+        unsafe {
+            match self.quantization {
+                Some(q) => RowMut::U8(worker.write_u8(0, offset, len), q),
+                None => RowMut::F32(worker.write(offset, len)),
+            }
+        }
     }
 }
 
@@ -158,32 +211,78 @@ impl Copy {
     /// One row of the destination.
     fn row(&self, worker: &Worker<'_>, image: usize, h: usize, dst: &View) {
         let src = &self.src;
-        let at = |axis: usize, i: usize, size: usize| {
-            let position = self.start[axis] + (self.step[axis] * i) as isize;
-            usize::try_from(position).ok().filter(|p| *p < size)
-        };
         for (i, c) in self.channels.clone().enumerate() {
             let out = dst.row_mut(worker, image, c, h);
-            let out = out.iter_mut().step_by(dst.pixel_stride);
-            let Some((c, h)) = at(0, i, src.shape.c).zip(at(1, h, src.shape.h)) else {
-                out.for_each(|value| *value = self.fill);
-                continue;
-            };
-            let (offset, len) = (src.offset(image, c, h), src.row_len(src.shape.w));
-            let row = match &self.source {
-                Source::Constant(data) => &data[offset..][..len],
-                // SAFETY: the source is another activation, not written in this step.
-                Source::Arena => unsafe { worker.read(offset, len) },
-            };
-            if self.start[2] == 0 && self.step[2] == 1 && dst.shape.w == src.shape.w {
-                for (value, from) in out.zip(row.iter().step_by(src.pixel_stride)) {
-                    *value = *from;
+            let from = self.at(0, i, src.shape.c).zip(self.at(1, h, src.shape.h));
+            let from = from.map(|(c, h)| self.source_row(worker, image, c, h));
+            match (from, out) {
+                (None, RowMut::F32(out)) => strided_mut(out, dst).for_each(|v| *v = self.fill),
+                (None, RowMut::U8(out, q)) => {
+                    let fill = q.quantize(self.fill);
+                    strided_mut(out, dst).for_each(|v| *v = fill);
                 }
-            } else {
-                for (pixel, value) in out.enumerate() {
-                    let column = at(2, pixel, src.shape.w);
-                    *value = column.map_or(self.fill, |column| row[column * src.pixel_stride]);
+                (Some(Row::F32(row)), RowMut::F32(out)) => {
+                    self.pixels(row, out, dst, self.fill, |v| v);
                 }
+                (Some(Row::U8(row, from)), RowMut::F32(out)) => {
+                    self.pixels(row, out, dst, self.fill, |v| from.dequantize(v));
+                }
+                (Some(Row::U8(row, from)), RowMut::U8(out, to)) if from == to => {
+                    self.pixels(row, out, dst, to.quantize(self.fill), |v| v);
+                }
+                (Some(Row::U8(row, from)), RowMut::U8(out, to)) => {
+                    let convert = |v| to.quantize(from.dequantize(v));
+                    self.pixels(row, out, dst, to.quantize(self.fill), convert);
+                }
+                (Some(Row::F32(row)), RowMut::U8(out, q)) => {
+                    let to = rounding(&q, Clamp::NONE);
+                    self.pixels(row, out, dst, q.quantize(self.fill), |v| to.round(v / q.scale));
+                }
+            }
+        }
+    }
+
+    /// The source's coordinate for the destination's, along an axis of this size.
+    fn at(&self, axis: usize, i: usize, size: usize) -> Option<usize> {
+        let position = self.start[axis] + (self.step[axis] * i) as isize;
+        usize::try_from(position).ok().filter(|p| *p < size)
+    }
+
+    /// Whether a row is copied from end to end.
+    fn is_whole_row(&self, dst: &View) -> bool {
+        self.start[2] == 0 && self.step[2] == 1 && dst.shape.w == self.src.shape.w
+    }
+
+    fn source_row<'a>(&'a self, worker: &Worker<'a>, image: usize, c: usize, h: usize) -> Row<'a> {
+        let src = &self.src;
+        let (offset, len) = (src.offset(image, c, h), src.row_len(src.shape.w));
+        match (&self.source, src.quantization) {
+            (Source::Constant(data), _) => Row::F32(&data[offset..][..len]),
+            // SAFETY: the source is another activation, not written in this step.
+            (Source::Arena, None) => Row::F32(unsafe { worker.read(offset, len) }),
+            // SAFETY: as above.
+            (Source::Arena, Some(q)) => Row::U8(unsafe { worker.read_u8(0, offset, len) }, q),
+        }
+    }
+
+    /// The pixels of one row.
+    fn pixels<S: std::marker::Copy, D: std::marker::Copy>(
+        &self,
+        row: &[S],
+        out: &mut [D],
+        dst: &View,
+        fill: D,
+        convert: impl Fn(S) -> D,
+    ) {
+        let out = strided_mut(out, dst);
+        if self.is_whole_row(dst) {
+            for (value, from) in out.zip(row.iter().step_by(self.src.pixel_stride)) {
+                *value = convert(*from);
+            }
+        } else {
+            for (pixel, value) in out.enumerate() {
+                let column = self.at(2, pixel, self.src.shape.w);
+                *value = column.map_or(fill, |column| convert(row[column * self.src.pixel_stride]));
             }
         }
     }

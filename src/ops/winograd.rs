@@ -37,7 +37,7 @@ use skipstone_kernels::winograd::{
     FilterArgs, InputArgs, MultiplyArgs, Tile, Variant, point_stride,
 };
 
-use super::conv::{Split, WindowAttrs};
+use super::conv::{Split, WindowAttrs, Work};
 use super::{Act, Layout, Step, Worker, zero_frame};
 use crate::threads::share;
 
@@ -234,7 +234,8 @@ impl<A: Arithmetic> Winograd<A> {
         let split = match place.schedule {
             Schedule::Tiles(_) => Split { pixels: place.members, channels: 1 },
             Schedule::Panels(_) => {
-                Split::choose(place.members, block, nb_panels, 4 * u_bytes, src.bytes())
+                let work = Work::f32(block, nb_panels, 4 * u_bytes, src.bytes());
+                Split::choose(place.members, &work)
             }
         };
         let kc = ic_blocks.div_ceil(ic_blocks.div_ceil(KC_BLOCKS));
@@ -510,7 +511,7 @@ impl<A: Arithmetic> Step for PanelsStep<A> {
             unsafe { zero_frame(worker, &conv.place.dst) };
         }
         let nb_panels = conv.place.geometry.nb_panels();
-        let (part, panels) = conv.split.part(worker.member, self.tiles.len(), nb_panels);
+        let (part, panels) = conv.split.part(worker.member, (self.tiles.len(), MR), nb_panels);
         let tiles = self.tiles.start + part.start..self.tiles.start + part.end;
         let v = worker.arena(conv.place.shared).cast::<A::Factor>();
         let v = v.wrapping_add(part.start * A::BLOCK);

@@ -2,6 +2,7 @@
 
 use skipstone_kernels::layout::LayoutTag;
 
+use super::shadows::takes_values;
 use crate::error::{Error, Result};
 use crate::graph::{ConstSpec, Conv, Graph, Node, Op, Pad, Shape, ValueId};
 use crate::ops::conv::WindowAttrs;
@@ -21,43 +22,61 @@ pub(super) fn activations(graph: &Graph, shapes: &[Shape], batch: usize) -> Resu
         .map(|(v, &shape)| Act {
             batch,
             shape,
-            elements: Elements::F32,
+            elements: elements(graph, ValueId(v as u32)),
             layout: value_layout(graph, ValueId(v as u32)),
             frame: Pad::default(),
             base: 0,
         })
         .collect();
     for (i, node) in graph.nodes.iter().enumerate() {
-        if let Op::Conv(conv) = &node.op {
+        // Others read a shadow of their operand.
+        if let (Op::Conv(conv), true) = (&node.op, takes_values(graph, i)) {
             let output = shapes[graph.value_of(i).0 as usize];
             let act = &mut acts[node.inputs[0].0 as usize];
-            let needed = window(conv, &graph.constants).frame(act.shape, output);
-            act.frame = Pad {
-                top: act.frame.top.max(needed.top),
-                left: act.frame.left.max(needed.left),
-                bottom: act.frame.bottom.max(needed.bottom),
-                right: act.frame.right.max(needed.right),
-            };
+            fit_frame(act, &window(conv, &graph.constants), output);
         }
     }
     for (v, act) in acts.iter().enumerate() {
-        // In f64 first: a frame may be as large as 2^20 on each side.
-        let planes = (act.batch * act.nb_planes() * act.pixel_len()) as f64;
-        let height = (act.frame.top + act.shape.h + act.frame.bottom) as f64;
-        let width = (act.frame.left + act.shape.w + act.frame.right) as f64;
-        if planes * height * width > f64::from(i32::MAX) {
-            let name = match graph.node_of(ValueId(v as u32)) {
-                Some(i) => graph.nodes[i].label(),
-                None => graph.inputs[v].name.clone(),
-            };
-            return Err(Error::shape(format!(
-                "{batch} images of {} exceed 2^31 elements; use a smaller batch or input",
-                act.shape
-            ))
-            .at_node(name));
-        }
+        let name = || match graph.node_of(ValueId(v as u32)) {
+            Some(i) => graph.nodes[i].label(),
+            None => graph.inputs[v].name.clone(),
+        };
+        check_size(act).map_err(|e| e.at_node(name()))?;
     }
     Ok(acts)
+}
+
+/// Widens a source's frame to what the windows over `output` pixels need.
+pub(super) fn fit_frame(act: &mut Act, window: &WindowAttrs, output: Shape) {
+    let needed = window.frame(act.shape, output);
+    act.frame = Pad {
+        top: act.frame.top.max(needed.top),
+        left: act.frame.left.max(needed.left),
+        bottom: act.frame.bottom.max(needed.bottom),
+        right: act.frame.right.max(needed.right),
+    };
+}
+
+/// Checks that kernels can address an activation.
+pub(super) fn check_size(act: &Act) -> Result<()> {
+    // In f64 first: a frame may be as large as 2^20 on each side.
+    let planes = (act.batch * act.nb_planes() * act.pixel_len()) as f64;
+    let height = (act.frame.top + act.shape.h + act.frame.bottom) as f64;
+    let width = (act.frame.left + act.shape.w + act.frame.right) as f64;
+    if planes * height * width > f64::from(i32::MAX) {
+        let (batch, shape) = (act.batch, act.shape);
+        return Err(Error::shape(format!(
+            "{batch} images of {shape} exceed 2^31 elements; use a smaller batch or input"
+        )));
+    }
+    Ok(())
+}
+
+fn elements(graph: &Graph, value: ValueId) -> Elements {
+    match graph.quantization_of(value) {
+        Some(q) => Elements::U8 { zero_point: q.zero_point },
+        None => Elements::F32,
+    }
 }
 
 /// A convolution's window.
@@ -92,8 +111,12 @@ pub(crate) fn preferred_weight_layout(graph: &Graph, node: &Node) -> LayoutTag {
 /// would be mostly padding. Everything else is blocked.
 fn value_layout(graph: &Graph, value: ValueId) -> Layout {
     let Some(port) = graph.inputs.get(value.0 as usize) else { return Layout::Blocked };
+    let quantized = graph.quantization_of(value).is_some();
     let stays = |node: &Node| match &node.op {
-        Op::Conv(c) => c.groups == 1 && c.dilation[1] == 1 && !node.inputs[1..].contains(&value),
+        Op::Conv(c) => {
+            let plain = c.groups == 1 && c.dilation[1] == 1 && node.is_int8() == quantized;
+            plain && !node.inputs[1..].contains(&value)
+        }
         _ => false,
     };
     let mut readers = graph.nodes.iter().filter(|n| n.inputs.contains(&value)).peekable();

@@ -10,6 +10,7 @@ mod join;
 pub(crate) mod layout;
 mod memory;
 mod select;
+mod shadows;
 mod slices;
 mod steps;
 
@@ -66,6 +67,9 @@ pub struct StepSummary {
     pub kernel: &'static str,
     /// How the work is divided over threads, e.g. `channels`, `pixels`.
     pub split: &'static str,
+    /// Of an int8 convolution by sums of groups: how many quads of weights (4 inputs by 8 outputs) are
+    /// added in 16 bits in groups of 4, in groups of 2, and alone.
+    pub groups: Option<[usize; 3]>,
     /// Images per pass: a batch may run through a part of the network in slices.
     pub images: usize,
     /// Multiply-accumulates, whole batch.
@@ -114,9 +118,16 @@ pub(crate) fn build(
     let Outline { graph, shapes, mut acts, parts, tables } = Outline::new(model, runtime, options)?;
     let batch = options.batch;
     let (table, table_use) = tables;
-    let selector = Selector { graph, acts: &acts, parts: &parts, runtime, options, table };
+    let mut shadows = shadows::shadows(graph, &shapes, &parts)?;
+    let shadowed = (&*acts, &*shadows);
+    let selector = Selector { graph, acts: shadowed, parts: &parts, runtime, options, table };
     let choices = selector.choose()?;
-    let branches = join::branches(graph, |i| choices[i].algorithm == Algorithm::Direct);
+    // Sums of int8 convolutions have steps of their own sizes, and cannot be added as they are.
+    let joins = |i: usize| {
+        let direct = choices[i].algorithm == Algorithm::Direct;
+        direct && !graph.nodes[i].is_int8() && shadows[i].is_empty()
+    };
+    let branches = join::branches(graph, joins);
     let mut is_branch = vec![false; graph.nodes.len()];
     branches.iter().flatten().for_each(|&i| is_branch[i] = true);
     let lives = lives(graph, &branches, &parts);
@@ -142,8 +153,15 @@ pub(crate) fn build(
         let ValueId(v) = graph.value_of(i);
         blocks.push(Block { len: choice.arrangement.shared_len, live: v as usize..=v as usize });
     }
+    for (i, shadows) in shadows.iter_mut().enumerate() {
+        let ValueId(v) = graph.value_of(i);
+        let block = |act: &mut Act| Block { len: act.arena_len(), live: v as usize..=v as usize };
+        blocks.extend(shadows.acts_mut().map(block));
+    }
     let (places, arena_len) = memory::place(&blocks);
-    for (act, place) in acts.iter_mut().zip(&places) {
+    let own_memory = places[end + choices.len()..].iter();
+    let shadow_acts = shadows.iter_mut().flat_map(|s| s.acts_mut());
+    for (act, place) in acts.iter_mut().zip(&places).chain(shadow_acts.zip(own_memory)) {
         act.base = *place;
     }
 
@@ -159,7 +177,8 @@ pub(crate) fn build(
             for i in part.nodes.clone().filter(|i| !is_branch[*i]) {
                 let layer = table.and_then(|t| t.layer(i));
                 let choice = choices[i].summary(layer);
-                builder.node(i, (&choices[i], choice), branches[i], places[end + i]);
+                let chosen = (&choices[i], choice);
+                builder.node(i, chosen, &shadows[i], branches[i], places[end + i]);
             }
         }
     }
@@ -192,16 +211,6 @@ pub(crate) fn build(
     })
 }
 
-fn refuse_quantized(graph: &Graph) -> Result<()> {
-    let values = (0..graph.nb_values() as u32).map(ValueId);
-    let mut quantized = values.filter(|v| graph.quantization_of(*v).is_some());
-    match quantized.next() {
-        None => Ok(()),
-        Some(v) => Err(Error::unsupported("8-bit values cannot be computed yet")
-            .at_node(graph.node_of(v).map_or(graph.name.clone(), |i| graph.nodes[i].label()))),
-    }
-}
-
 /// What is known of a plan before anything is chosen.
 struct Outline<'a> {
     graph: &'a Graph,
@@ -224,7 +233,6 @@ impl<'a> Outline<'a> {
             return Err(Error::invalid(format!("batch is {batch}, expected 1..={MAX_BATCH}")));
         }
         let graph = model.graph();
-        refuse_quantized(graph)?;
         refuse_fixed_batch(graph, batch)?;
         let shapes = infer_shapes(graph, options.input_size)?;
         let acts = layout::activations(graph, &shapes, batch)?;
@@ -269,9 +277,10 @@ pub(crate) fn tunables(
     keep_algorithms: bool,
 ) -> Result<Vec<Tunable>> {
     let options = ExecutorOptions { tables: Tables::Ignore, ..options.clone() };
-    let Outline { graph, acts, parts, .. } = Outline::new(model, runtime, &options)?;
-    let selector =
-        Selector { graph, acts: &acts, parts: &parts, runtime, options: &options, table: None };
+    let Outline { graph, shapes, acts, parts, .. } = Outline::new(model, runtime, &options)?;
+    let shadows = shadows::shadows(graph, &shapes, &parts)?;
+    let acts = (&*acts, &*shadows);
+    let selector = Selector { graph, acts, parts: &parts, runtime, options: &options, table: None };
     let choices = selector.choose()?;
     let branches = join::branches(graph, |_| true);
     // A branch goes the way of the node that adds it.

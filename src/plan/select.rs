@@ -9,6 +9,7 @@ use skipstone_kernels::winograd::multiply::MR;
 
 use super::ChoiceSummary;
 use super::layout::window;
+use super::shadows::Shadows;
 use super::slices::Part;
 use crate::error::{Error, Result};
 use crate::exec::ExecutorOptions;
@@ -221,7 +222,7 @@ impl Choice {
     }
 }
 
-/// A node that has a choice, as its steps will see it: the images of one slice.
+/// A node that has a choice, as its steps will see it: its shadows, or the images of one slice.
 struct Site<'a> {
     graph: &'a Graph,
     node: &'a Node,
@@ -233,7 +234,8 @@ struct Site<'a> {
 /// What choices depend on.
 pub(super) struct Selector<'a> {
     pub(super) graph: &'a Graph,
-    pub(super) acts: &'a [Act],
+    /// Activations of all values, and shadows of all nodes.
+    pub(super) acts: (&'a [Act], &'a [Shadows]),
     pub(super) parts: &'a [Part],
     pub(super) runtime: &'a RuntimeReport,
     pub(super) options: &'a ExecutorOptions,
@@ -309,16 +311,19 @@ impl<'a> Selector<'a> {
 
     fn site(&self, index: usize) -> Option<Site<'a>> {
         let node = &self.graph.nodes[index];
-        if !matches!(node.op, Op::Conv(_) | Op::Linear(_)) {
+        if !matches!(node.op, Op::Conv(_) | Op::Linear(_)) || node.is_int8() {
             return None;
         }
         let part = self.parts.iter().find(|p| p.nodes.contains(&index))?;
-        let sliced = |v: ValueId| Act { batch: part.images, ..self.acts[v.0 as usize] };
+        let (acts, shadows) = (self.acts.0, &self.acts.1[index]);
+        let sliced = |v: ValueId| Act { batch: part.images, ..acts[v.0 as usize] };
+        let shadow = shadows.operands.first().copied().flatten();
+        let src = sliced(*node.inputs.first()?);
         Some(Site {
             graph: self.graph,
             node,
-            src: sliced(*node.inputs.first()?),
-            dst: sliced(self.graph.value_of(index)),
+            src: shadow.unwrap_or(src),
+            dst: shadows.result.unwrap_or_else(|| sliced(self.graph.value_of(index))),
             members: self.runtime.threads,
         })
     }

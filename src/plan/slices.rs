@@ -66,9 +66,12 @@ fn cuts(graph: &Graph) -> Vec<usize> {
 
 /// Bytes that one node reads and writes per image.
 fn node_bytes(graph: &Graph, shapes: &[Shape], node: usize) -> usize {
-    let len = |v: &ValueId| shapes[v.0 as usize].len();
-    let inputs: usize = graph.nodes[node].inputs.iter().map(len).sum();
-    (inputs + len(&graph.value_of(node))) * size_of::<f32>()
+    let bytes = |v: &ValueId| {
+        let size = graph.quantization_of(*v).map_or(size_of::<f32>(), |_| size_of::<u8>());
+        shapes[v.0 as usize].len() * size
+    };
+    let inputs: usize = graph.nodes[node].inputs.iter().map(bytes).sum();
+    inputs + bytes(&graph.value_of(node))
 }
 
 #[cfg(test)]

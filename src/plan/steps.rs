@@ -1,5 +1,8 @@
 //! From nodes to steps: algorithm, kernel, operands.
 
+mod movement;
+mod quantized;
+
 use std::collections::HashMap;
 
 use skipstone_kernels::isa::Isa;
@@ -10,9 +13,10 @@ use skipstone_kernels::{registry, sconv};
 
 use super::layout::{self, weight_layout};
 use super::select::{self, Arrangement};
+use super::shadows::Shadows;
 use super::{Acts, ChoiceSummary, StepSummary};
 use crate::graph::{
-    AxisOrder, Clamp, ConstId, Conv, Linear, Op, Pad, Pool, PoolKind, Port, Shape, ValueId,
+    Clamp, ConstId, Conv, Linear, Op, Pad, Pool, PoolKind, Port, Quantization, Shape, ValueId,
 };
 use crate::model::Model;
 use crate::ops::conv::{ConvSpec, ConvStep, PixelTable, Segment, WindowAttrs, window_table};
@@ -23,7 +27,7 @@ use crate::ops::reorder::{Copy, ReorderStep, Source, View};
 use crate::ops::softmax::SoftmaxStep;
 use crate::ops::swinograd::Swinograd;
 use crate::ops::winograd::{self, Filters, Placement, Schedule};
-use crate::ops::{Act, Step};
+use crate::ops::{Act, Elements, Step};
 use crate::tensor::AlignedBuf;
 use crate::threads::RuntimeReport;
 
@@ -78,11 +82,12 @@ struct Choice {
     algorithm: &'static str,
     kernel: &'static str,
     split: &'static str,
+    groups: Option<[usize; 3]>,
 }
 
 impl Choice {
     fn new(algorithm: &'static str) -> Self {
-        Self { algorithm, kernel: PORTABLE, split: "rows" }
+        Self { algorithm, kernel: PORTABLE, split: "rows", groups: None }
     }
 }
 
@@ -119,12 +124,21 @@ impl<'a> Builder<'a> {
         self.acts[value.0 as usize]
     }
 
+    fn quantization(&self, value: ValueId) -> Option<Quantization> {
+        self.model.graph().quantization_of(value)
+    }
+
+    fn view(&self, value: ValueId) -> View {
+        View::act(&self.act(value), self.quantization(value))
+    }
+
     /// The step that takes the user's input `index` into the arena.
     pub(super) fn input(&mut self, index: usize, port: &Port) {
         let dst = self.act(port.value);
+        let quantization = self.quantization(port.value);
         let (first_image, axes) = (self.slice.first_image, port.axes.clone());
         self.push(
-            Box::new(InputStep { index, first_image, axes, dst }),
+            Box::new(InputStep { index, first_image, axes, dst, quantization }),
             Choice::new("reorder"),
             (&port.name, "Input", &[], dst),
             (0, 0),
@@ -135,7 +149,7 @@ impl<'a> Builder<'a> {
     pub(super) fn output(&mut self, port: &Port, place: usize) -> usize {
         let src = self.act(port.value);
         let step = ReorderStep {
-            copies: vec![Copy::whole(Source::Arena, View::act(&src))],
+            copies: vec![Copy::whole(Source::Arena, self.view(port.value))],
             dst: View::dense(src.shape, &port.axes, place),
             batch: src.batch,
             act: None,
@@ -155,28 +169,73 @@ impl<'a> Builder<'a> {
         &mut self,
         index: usize,
         (chosen, summary): (&select::Choice, Option<ChoiceSummary>),
+        shadows: &Shadows,
         branch: Option<usize>,
         shared: usize,
     ) {
         let first = self.built.summaries.len();
-        self.node_steps(index, chosen, branch, shared);
+        self.node_steps(index, (chosen, shadows), branch, shared);
         for step in &mut self.built.summaries[first..] {
             step.node = Some(index);
             step.choice = summary.clone();
         }
     }
 
+    /// A node's own steps, and those of its shadows.
     fn node_steps(
         &mut self,
         index: usize,
-        chosen: &select::Choice,
+        (chosen, shadows): (&select::Choice, &Shadows),
         branch: Option<usize>,
         shared: usize,
     ) {
         let graph = self.model.graph();
-        let node = &graph.nodes[index];
-        let dst = self.act(graph.value_of(index));
-        let mut operands: Vec<Act> = node.inputs.iter().map(|v| self.act(*v)).collect();
+        let (node, value) = (&graph.nodes[index], graph.value_of(index));
+        for (v, shadow) in node.inputs.iter().zip(&shadows.operands) {
+            if let Some(shadow) = shadow {
+                let step = self.reorder(
+                    vec![Copy::whole(Source::Arena, self.view(*v))],
+                    View::act(shadow, None),
+                    *shadow,
+                );
+                let src = [self.act(*v)];
+                self.push(
+                    Box::new(step),
+                    Choice::new("dequantize"),
+                    (&node.name, "Reorder", &src, *shadow),
+                    (0, 0),
+                );
+            }
+        }
+        self.own_steps(index, (chosen, shadows), branch, shared);
+        if let Some(shadow) = shadows.result {
+            let copy = Copy::whole(Source::Arena, View::act(&shadow, None));
+            let dst = self.act(value);
+            let step = self.reorder(vec![copy], self.view(value), dst);
+            self.push(
+                Box::new(step),
+                Choice::new("quantize"),
+                (&node.name, "Reorder", &[shadow], dst),
+                (0, 0),
+            );
+        }
+    }
+
+    /// The steps of node `index` over its values, or their shadows.
+    fn own_steps(
+        &mut self,
+        index: usize,
+        (chosen, shadows): (&select::Choice, &Shadows),
+        branch: Option<usize>,
+        shared: usize,
+    ) {
+        let graph = self.model.graph();
+        let (node, value) = (&graph.nodes[index], graph.value_of(index));
+        let dst = shadows.result.unwrap_or_else(|| self.act(value));
+        let seen = |(i, v): (usize, &ValueId)| {
+            shadows.operands.get(i).copied().flatten().unwrap_or_else(|| self.act(*v))
+        };
+        let mut operands: Vec<Act> = node.inputs.iter().enumerate().map(seen).collect();
         let branch = branch.map(|i| &graph.nodes[i]);
         let name = match branch {
             Some(branch) => {
@@ -188,9 +247,11 @@ impl<'a> Builder<'a> {
         let constants = &graph.constants;
         let ops = || [Some(node), branch].into_iter().flatten().map(|n| &n.op);
         let macs = ops().map(|op| op.macs(constants, dst.shape)).sum::<u64>() * dst.batch as u64;
-        let weights: usize =
-            ops().flat_map(Op::constants).map(|id| constants[id.0 as usize].len()).sum();
-        let weight_bytes = (weights * size_of::<f32>()) as u64;
+        let bytes = |id: ConstId| {
+            let spec = &constants[id.0 as usize];
+            spec.len() * spec.dtype.size_bytes()
+        };
+        let weight_bytes = ops().flat_map(Op::constants).map(bytes).sum::<usize>() as u64;
         if let (Op::Conv(conv), Some(variant)) = (&node.op, chosen.algorithm.variant()) {
             let (steps, choice) = self.winograd(conv, &operands, dst, (variant, chosen, shared));
             // The steps of a pass, and what they read, share the node's work.
@@ -205,7 +266,22 @@ impl<'a> Builder<'a> {
             }
             return;
         }
+        let quantized = graph.quantization_of(value).filter(|_| shadows.result.is_none());
         let (step, choice): (Box<dyn Step>, Choice) = match &node.op {
+            Op::Conv(conv) if node.is_int8() => self.qconv(conv, node, (dst, quantized)),
+            Op::Linear(linear) if node.is_int8() => {
+                let conv = Conv {
+                    weight_scales: linear.weight_scales,
+                    clamp: linear.clamp,
+                    ..Conv::pointwise(linear.weights, linear.bias)
+                };
+                self.qconv(&conv, node, (dst, quantized))
+            }
+            Op::Pool(_) | Op::GlobalAveragePool | Op::Add(_) | Op::Clamp(_)
+                if operands.iter().all(|act| act.elements != Elements::F32) =>
+            {
+                self.quantized(node, (dst, quantized))
+            }
             Op::Conv(conv) => {
                 self.conv(conv, branch.map(|b| &b.op), &operands, (dst, chosen.arrangement))
             }
@@ -231,7 +307,7 @@ impl<'a> Builder<'a> {
                 self.eltwise(identity, *clamp, operands.clone(), dst)
             }
             Op::Concat | Op::Pad { .. } | Op::Slice(_) | Op::Flatten { .. } | Op::Constant(_) => {
-                let step = self.movement(&node.op, &operands, dst);
+                let step = self.movement(node, value);
                 (Box::new(step), Choice::new("reorder"))
             }
         };
@@ -266,6 +342,7 @@ impl<'a> Builder<'a> {
             node: None,
             choice: None,
             kernel: choice.kernel,
+            groups: choice.groups,
             split: if self.members == 1 { "none" } else { choice.split },
             images: dst.batch,
             macs,
@@ -303,7 +380,8 @@ impl<'a> Builder<'a> {
             _ => conv.residual.then(|| operands[1]),
         };
         let step = self.sconv(&products, conv.clamp, (residual, dst), arrangement);
-        let choice = Choice { algorithm, kernel: self.sconv.name, split: step.split().name() };
+        let split = step.split().name();
+        let choice = Choice { algorithm, kernel: self.sconv.name, split, groups: None };
         (Box::new(step), choice)
     }
 
@@ -350,7 +428,7 @@ impl<'a> Builder<'a> {
             Schedule::Tiles(_) => "tiles",
             Schedule::Panels(_) => "channels",
         };
-        (steps, Choice { algorithm: variant.name(), kernel: kernel.name, split })
+        (steps, Choice { algorithm: variant.name(), kernel: kernel.name, split, groups: None })
     }
 
     fn linear(
@@ -363,7 +441,10 @@ impl<'a> Builder<'a> {
         let product = Product { weights, bias, window: WindowAttrs::POINT, src };
         let step = self.sconv(&[product], linear.clamp, (None, dst), arrangement);
         let split = step.split().name();
-        (Box::new(step), Choice { algorithm: "pointwise", kernel: self.sconv.name, split })
+        (
+            Box::new(step),
+            Choice { algorithm: "pointwise", kernel: self.sconv.name, split, groups: None },
+        )
     }
 
     /// A convolution, or the sum of several, whose outputs have the shape of `dst`.
@@ -412,7 +493,11 @@ impl<'a> Builder<'a> {
             [1, 1] => WindowAttrs { dilation: [1, 1], ..window },
             _ => window,
         };
-        let key = (Act { base: 0, ..*act }, window, Shape { c: 0, ..output });
+        let elements = match act.elements {
+            Elements::F32 => Elements::F32,
+            Elements::U8 { .. } => Elements::U8 { zero_point: 0 },
+        };
+        let key = (Act { base: 0, elements, ..*act }, window, Shape { c: 0, ..output });
         self.tables.entry(key).or_insert_with(|| window_table(act, &window, output)).clone()
     }
 
@@ -432,59 +517,6 @@ impl<'a> Builder<'a> {
         values.resize(act.nb_planes() * act.pixel_len(), 0.0);
         values
     }
-
-    fn reorder(&self, copies: Vec<Copy>, dst: &Act) -> ReorderStep {
-        ReorderStep { copies, dst: View::act(dst), batch: dst.batch, act: Some(*dst) }
-    }
-
-    /// Operators that only move elements.
-    fn movement(&self, op: &Op, operands: &[Act], dst: Act) -> ReorderStep {
-        let from_arena = |act: &Act| Copy::whole(Source::Arena, View::act(act));
-        let all = 0..dst.shape.c;
-        match op {
-            Op::Concat => {
-                let mut next = 0;
-                let copies = operands.iter().map(|act| {
-                    let channels = next..next + act.shape.c;
-                    next = channels.end;
-                    Copy { channels, ..from_arena(act) }
-                });
-                self.reorder(copies.collect(), &dst)
-            }
-            Op::Pad { channels, frame, value } => {
-                let before = [channels[0], frame.top, frame.left].map(|n| -(n as isize));
-                let copy =
-                    Copy { channels: all, start: before, fill: *value, ..from_arena(&operands[0]) };
-                self.reorder(vec![copy], &dst)
-            }
-            Op::Slice(slice) => {
-                let copy = Copy {
-                    channels: all,
-                    start: slice.start.map(|n| n as isize),
-                    step: slice.step,
-                    ..from_arena(&operands[0])
-                };
-                self.reorder(vec![copy], &dst)
-            }
-            Op::Constant(id) => {
-                let data = AlignedBuf::from_slice(&self.model.row_major(*id));
-                let src = View::dense(dst.shape, &AxisOrder::nchw(), 0).shared_image();
-                self.reorder(vec![Copy::whole(Source::Constant(data), src)], &dst)
-            }
-            Op::Flatten { channels_last } => {
-                // The vector's memory, seen with the source's axes.
-                let src = &operands[0];
-                let axes = if *channels_last { AxisOrder::nhwc() } else { AxisOrder::nchw() };
-                ReorderStep {
-                    copies: vec![from_arena(src)],
-                    dst: View::vector(&dst, src.shape, &axes),
-                    batch: dst.batch,
-                    act: Some(dst),
-                }
-            }
-            _ => unreachable!("not a movement"),
-        }
-    }
 }
 
 /// The algorithm's name in the summary of the step that transforms its input.
@@ -496,6 +528,20 @@ fn input_step_name(variant: Variant) -> &'static str {
 }
 
 fn pool_step(pool: &Pool, src: Act, dst: Act) -> PoolStep {
+    PoolStep {
+        reduce: match pool.kind {
+            PoolKind::Max => Reduce::Max,
+            PoolKind::Average { count_include_pad: false } => Reduce::Mean,
+            PoolKind::Average { count_include_pad: true } => Reduce::MeanWithPad,
+        },
+        windows: pool_windows(pool, src.shape),
+        src,
+        dst,
+    }
+}
+
+/// The vertical and the horizontal window.
+fn pool_windows(pool: &Pool, input: Shape) -> [Window; 2] {
     let Pad { top, left, bottom, right } = pool.pad;
     let axis = |i: usize, size: usize, pad: [usize; 2]| Window {
         size,
@@ -504,14 +550,5 @@ fn pool_step(pool: &Pool, src: Act, dst: Act) -> PoolStep {
         stride: pool.stride[i],
         dilation: pool.dilation[i],
     };
-    PoolStep {
-        reduce: match pool.kind {
-            PoolKind::Max => Reduce::Max,
-            PoolKind::Average { count_include_pad: false } => Reduce::Mean,
-            PoolKind::Average { count_include_pad: true } => Reduce::MeanWithPad,
-        },
-        windows: [axis(0, src.shape.h, [top, bottom]), axis(1, src.shape.w, [left, right])],
-        src,
-        dst,
-    }
+    [axis(0, input.h, [top, bottom]), axis(1, input.w, [left, right])]
 }

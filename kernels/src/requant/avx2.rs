@@ -33,7 +33,8 @@ pub unsafe fn store<const ROWS: usize>(
             let [min, max] = before.bounds.map(|b| _mm256_set1_ps(b));
             let scale = _mm256_set1_ps(before.scale);
             for r in 0..ROWS {
-                let cut = _mm256_min_ps(max, _mm256_max_ps(min, t[r]));
+                // `vmaxps` yields its second operand where one is no number: the lower bound.
+                let cut = _mm256_min_ps(_mm256_max_ps(t[r], min), max);
                 let rounded =
                     _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(cut);
                 t[r] = _mm256_mul_ps(rounded, scale);
@@ -57,7 +58,7 @@ pub unsafe fn store<const ROWS: usize>(
             Dst::F32 { dst, block_stride, bounds, .. } => {
                 let [min, max] = bounds.map(|b| _mm256_set1_ps(b));
                 for r in 0..ROWS {
-                    let v = _mm256_min_ps(max, _mm256_max_ps(min, t[r]));
+                    let v = _mm256_min_ps(_mm256_max_ps(t[r], min), max);
                     _mm256_storeu_ps(dst.add(dst_pixels[r] + half * block_stride), v);
                 }
             }
@@ -83,7 +84,7 @@ unsafe fn store_u8<const ROWS: usize>(
     for first in (0..ROWS).step_by(4) {
         // Rows that are not there repeat the last.
         let at = |i: usize| (first + i).min(ROWS - 1);
-        let steps = |i: usize| _mm256_cvtps_epi32(_mm256_min_ps(t[at(i)], max));
+        let steps = |i: usize| _mm256_cvtps_epi32(_mm256_min_ps(max, t[at(i)]));
         let pair = |i: usize| _mm256_adds_epi16(_mm256_packs_epi32(steps(i), steps(i + 1)), zero);
         // Dwords of 4 channels: pixels 0 to 3 in the low lane, the same's other channels in the high.
         let bytes = _mm256_max_epu8(_mm256_packus_epi16(pair(0), pair(2)), lo);

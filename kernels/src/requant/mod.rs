@@ -9,7 +9,7 @@
 //! ```
 //!
 //! All in f32, each operation rounded once, none fused; `rne` rounds to the nearest integer, ties to
-//! even. Since the bounds of a u8 are integers, clamping before or after `rne` is the same. So every
+//! even. What is no number becomes the lower bound. Since the bounds of a u8 are integers, clamping before or after `rne` is the same. So every
 //! instruction set gives the same bytes.
 
 #[cfg(target_arch = "x86_64")]

@@ -9,7 +9,8 @@ use super::{Dst, HALF, Requant};
 const ROUND: f32 = 12_582_912.0;
 
 /// `v` to the nearest integer, ties to even, for `|v| < 2^22`.
-fn rne(v: f32) -> f32 {
+#[inline(always)]
+pub(crate) fn rne(v: f32) -> f32 {
     (v + ROUND) - ROUND
 }
 
@@ -35,7 +36,7 @@ pub unsafe fn store(
         let mut t: [f32; HALF] = from_fn(|i| acc[i] as f32 * scale[i]);
         if let Some(before) = q.before_add {
             let [min, max] = before.bounds;
-            t = t.map(|t| rne(t.clamp(min, max)) * before.scale);
+            t = t.map(|t| rne(t.max(min).min(max)) * before.scale);
         }
         if let Some(r) = q.residual {
             let bytes = r.src.add(res_pixel + half * HALF).cast::<[u8; HALF]>().read();
@@ -46,11 +47,11 @@ pub unsafe fn store(
             Dst::U8 { dst, zero_point, bounds } => {
                 let zero = i32::from(zero_point);
                 let [min, max] = bounds.map(|b| (i32::from(b) - zero) as f32);
-                let bytes = t.map(|t| (rne(t.clamp(min, max)) as i32 + zero) as u8);
+                let bytes = t.map(|t| (rne(t.max(min).min(max)) as i32 + zero) as u8);
                 dst.add(dst_pixel + half * HALF).cast::<[u8; HALF]>().write(bytes);
             }
             Dst::F32 { dst, block_stride, bounds: [min, max], .. } => {
-                let t = t.map(|t| t.clamp(min, max));
+                let t = t.map(|t| t.max(min).min(max));
                 dst.add(dst_pixel + half * block_stride).cast::<[f32; HALF]>().write(t);
             }
         }

@@ -1,0 +1,422 @@
+//! Packing of int8 weights: quads, grouped under a certificate.
+//!
+//! A panel of 16 output channels is two strips of 8. The quads of a strip (see
+//! [`skipstone_kernels::qconv`]) may come in any order, which is used here:
+//!
+//! 1. Quads whose weights are all zero are left out; so are other groups' channels.
+//! 2. A quad of which even a single product of two may exceed i16 is split: `w = w/2 + (w - w/2)`,
+//!    two quads that read the same bytes.
+//! 3. Quads are collected into groups of 4, each quad into the first open group that stays within
+//!    the certificate. What is left over forms groups of 2 and single quads.
+//!
+//! So every sum is exact for every input, and nearly all multiplications are the cheapest.
+
+use skipstone_kernels::layout::{C_BLOCK_U8, OC_PANEL};
+use skipstone_kernels::pack::ConvGeometry;
+use skipstone_kernels::qconv::{GROUPS, QUAD, QUAD_LEN};
+use skipstone_kernels::requant::HALF;
+
+use super::Layout;
+use crate::tensor::AlignedBuf;
+
+/// Strips of a panel.
+const STRIPS: usize = OC_PANEL / HALF;
+/// Quads of a strip's k-chunk: with both strips, 16 KiB of weights stay in L1.
+const CHUNK_QUADS: usize = (16 << 10) / (STRIPS * QUAD_LEN);
+/// Groups that are open at a time.
+const OPEN_GROUPS: usize = 32;
+
+/// How a convolution's weights are to be packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Packing {
+    /// The layout of the source.
+    pub(crate) layout: Layout,
+    /// The largest source element, if the kernel adds groups in i16.
+    pub(crate) certified_max: Option<u8>,
+}
+
+/// One k-chunk of a strip.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StripQuads {
+    /// The first of its quads among all.
+    pub(crate) first: usize,
+    /// Numbers of groups, of the sizes [`GROUPS`].
+    pub(crate) groups: [usize; 3],
+}
+
+/// Packed weights.
+#[derive(Debug)]
+pub(crate) struct Quads {
+    /// `[quad][8 oc][4]`, panels, then k-chunks, then strips one after the other.
+    weights: AlignedBuf,
+    /// What each quad reads: its place in [`Quads::sources`].
+    pub(crate) sources: Vec<u32>,
+    /// `[panel][chunk][strip]`.
+    strips: Vec<[StripQuads; STRIPS]>,
+    /// K-chunks of each panel.
+    pub(crate) nb_chunks: usize,
+    /// Of each output channel, modulo 2^32.
+    pub(crate) weight_sums: Vec<i32>,
+}
+
+impl Quads {
+    /// Packs row-major `OIHW` weights.
+    pub(crate) fn pack(geometry: &ConvGeometry, packing: Packing, oihw: &[i8]) -> Self {
+        let source = Source::new(geometry, packing.layout, oihw);
+        let nb_panels = geometry.nb_panels();
+        let mut strips: Vec<Vec<Quad>> = (0..nb_panels * STRIPS)
+            .map(|strip| source.quads_of(strip * HALF..(strip + 1) * HALF))
+            .collect();
+        let longest = strips.iter().map(Vec::len).max().unwrap_or(0);
+        let nb_chunks = longest.div_ceil(CHUNK_QUADS).max(1);
+        let mut packed = Packed::default();
+        for panel in 0..nb_panels {
+            for chunk in 0..nb_chunks {
+                let pair = [0, 1].map(|half| {
+                    let quads = &mut strips[panel * STRIPS + half];
+                    let share = crate::threads::share(quads.len(), chunk, nb_chunks);
+                    packed.strip(&quads[share], packing.certified_max)
+                });
+                packed.strips.push(pair);
+            }
+            strips[panel * STRIPS..][..STRIPS].iter_mut().for_each(|s| *s = Vec::new());
+        }
+        let per_channel =
+            geometry.packed_len(skipstone_kernels::layout::LayoutTag::RowMajor) / geometry.oc();
+        let sum = |w: &[i8]| w.iter().fold(0i32, |sum, w| sum.wrapping_add(i32::from(*w)));
+        Self {
+            weights: packed.aligned(),
+            sources: packed.sources,
+            strips: packed.strips,
+            nb_chunks,
+            weight_sums: oihw.chunks(per_channel).map(sum).collect(),
+        }
+    }
+
+    /// The strips of a panel's k-chunk.
+    pub(crate) fn strips(&self, panel: usize, chunk: usize) -> &[StripQuads; STRIPS] {
+        &self.strips[panel * self.nb_chunks + chunk]
+    }
+
+    /// All weights, from a panel's k-chunk on; [`QUAD_LEN`] for each quad.
+    pub(crate) fn weights(&self) -> &[i8] {
+        bytemuck::cast_slice(&self.weights)
+    }
+
+    /// Bytes of the weights and of what places them.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&*self.weights) + size_of_val(&*self.sources)
+    }
+
+    /// Quads in groups of each of the sizes [`GROUPS`].
+    pub(crate) fn quads_by_group(&self) -> [usize; 3] {
+        let mut quads = [0; 3];
+        for strip in self.strips.iter().flatten() {
+            for i in 0..GROUPS.len() {
+                quads[i] += strip.groups[i] * GROUPS[i];
+            }
+        }
+        quads
+    }
+}
+
+/// 4 weights for each of 8 output channels, and what they are multiplied with.
+#[derive(Clone, Copy)]
+struct Quad {
+    source: u32,
+    weights: [i8; QUAD_LEN],
+}
+
+/// Row-major weights, as quads of a source see them.
+struct Source<'a> {
+    geometry: &'a ConvGeometry,
+    layout: Layout,
+    oihw: &'a [i8],
+}
+
+impl<'a> Source<'a> {
+    fn new(geometry: &'a ConvGeometry, layout: Layout, oihw: &'a [i8]) -> Self {
+        assert!(layout == Layout::Blocked || geometry.groups() == 1);
+        Self { geometry, layout, oihw }
+    }
+
+    /// The quads that are not zero for all these output channels.
+    fn quads_of(&self, channels: std::ops::Range<usize>) -> Vec<Quad> {
+        let nb = nb_sources(self.geometry, self.layout);
+        let quads = (0..nb).map(|source| {
+            let mut weights = [0; QUAD_LEN];
+            for (o, four) in channels.clone().zip(weights.chunks_exact_mut(QUAD)) {
+                if o < self.geometry.oc() {
+                    for (i, w) in four.iter_mut().enumerate() {
+                        *w = self.weight(o, source, i);
+                    }
+                }
+            }
+            Quad { source: source as u32, weights }
+        });
+        quads.filter(|q| q.weights != [0; QUAD_LEN]).collect()
+    }
+
+    /// The weight of output channel `o` for byte `i` of a source quad.
+    fn weight(&self, o: usize, source: usize, i: usize) -> i8 {
+        let geometry = self.geometry;
+        let ([kh, kw], ic) = (geometry.kernel(), geometry.ic());
+        let (icg, ocg) = (ic / geometry.groups(), geometry.oc() / geometry.groups());
+        let (c, ky, kx) = match self.layout {
+            Layout::Blocked => {
+                let (tap, quad) = (source / QUADS_PER_BLOCK, source % QUADS_PER_BLOCK);
+                let block = tap / (kh * kw);
+                (block * C_BLOCK_U8 + quad * QUAD + i, tap / kw % kh, tap % kw)
+            }
+            Layout::Interleaved => {
+                let per_row = (kw * ic).div_ceil(QUAD);
+                let element = source % per_row * QUAD + i;
+                (element % ic, source / per_row, element / ic)
+            }
+        };
+        // The group's own channels; bytes past a row's end and absent channels have no weights.
+        let first = o / ocg * icg;
+        if c < first || c >= first + icg || kx >= kw {
+            return 0;
+        }
+        self.oihw[((o * icg + c - first) * kh + ky) * kw + kx]
+    }
+}
+
+/// Quads of a pixel's block of channels.
+pub(crate) const QUADS_PER_BLOCK: usize = C_BLOCK_U8 / QUAD;
+
+/// Quads of a window of the source. In blocks: `[block][ky][kx][quad]`; of an interleaved image
+/// `[ky][quad of the row]`.
+pub(crate) fn nb_sources(geometry: &ConvGeometry, layout: Layout) -> usize {
+    let [kh, kw] = geometry.kernel();
+    match layout {
+        Layout::Blocked => geometry.ic().div_ceil(C_BLOCK_U8) * kh * kw * QUADS_PER_BLOCK,
+        Layout::Interleaved => kh * (kw * geometry.ic()).div_ceil(QUAD),
+    }
+}
+
+#[derive(Default)]
+struct Packed {
+    weights: Vec<[i8; QUAD_LEN]>,
+    sources: Vec<u32>,
+    strips: Vec<[StripQuads; STRIPS]>,
+}
+
+impl Packed {
+    /// Appends a strip's k-chunk.
+    fn strip(&mut self, quads: &[Quad], certified_max: Option<u8>) -> StripQuads {
+        let first = self.sources.len();
+        let [fours, twos, ones] = match certified_max {
+            Some(max) => group(quads, &Limits::new(max)),
+            None => [Vec::new(), Vec::new(), quads.to_vec()],
+        };
+        let groups = [fours.len() / GROUPS[0], twos.len() / GROUPS[1], ones.len()];
+        for quad in fours.iter().chain(&twos).chain(&ones) {
+            self.weights.push(quad.weights);
+            self.sources.push(quad.source);
+        }
+        StripQuads { first, groups }
+    }
+
+    fn aligned(&self) -> AlignedBuf {
+        let mut buf = AlignedBuf::zeroed(self.weights.len() * QUAD_LEN / size_of::<f32>());
+        bytemuck::cast_slice_mut(&mut buf).copy_from_slice(self.weights.as_flattened());
+        buf
+    }
+}
+
+/// Sums of weights that a group's i16 sums may have for one largest source element.
+struct Limits {
+    positive: i16,
+    negative: i16,
+}
+
+/// Of each i16 sum: its positive weights, and the magnitudes of its negative ones.
+#[derive(Clone, Copy)]
+struct Sums([[i16; QUAD_LEN / 2]; 2]);
+
+impl Limits {
+    fn new(max: u8) -> Self {
+        let limit = |bound: i32| (bound / i32::from(max.max(1))) as i16;
+        Self { positive: limit(i32::from(i16::MAX)), negative: limit(-i32::from(i16::MIN)) }
+    }
+
+    fn hold(&self, sums: &Sums) -> bool {
+        let [positive, negative] = sums.0;
+        let mut within = true;
+        for lane in 0..QUAD_LEN / 2 {
+            within &= positive[lane] <= self.positive && negative[lane] <= self.negative;
+        }
+        within
+    }
+}
+
+impl Sums {
+    const ZERO: Self = Self([[0; QUAD_LEN / 2]; 2]);
+
+    fn of(weights: &[i8; QUAD_LEN]) -> Self {
+        let mut sums = Self::ZERO;
+        for (lane, pair) in weights.as_chunks::<2>().0.iter().enumerate() {
+            for w in pair {
+                sums.0[0][lane] += i16::from(*w).max(0);
+                sums.0[1][lane] -= i16::from(*w).min(0);
+            }
+        }
+        sums
+    }
+
+    fn plus(&self, other: &Self) -> Self {
+        let mut sums = *self;
+        for i in 0..2 {
+            for lane in 0..QUAD_LEN / 2 {
+                sums.0[i][lane] += other.0[i][lane];
+            }
+        }
+        sums
+    }
+}
+
+/// Splits quads whose own sums exceed the limits.
+fn split(quads: &[Quad], limits: &Limits) -> Vec<Quad> {
+    let mut all = Vec::with_capacity(quads.len());
+    for quad in quads {
+        let (mut first, mut second) = (*quad, Quad { weights: [0; QUAD_LEN], ..*quad });
+        let sums = Sums::of(&quad.weights);
+        for lane in 0..QUAD_LEN / 2 {
+            if sums.0[0][lane] > limits.positive || sums.0[1][lane] > limits.negative {
+                for i in [2 * lane, 2 * lane + 1] {
+                    first.weights[i] = quad.weights[i] / 2;
+                    second.weights[i] = quad.weights[i] - first.weights[i];
+                }
+            }
+        }
+        all.push(first);
+        if second.weights != [0; QUAD_LEN] {
+            all.push(second);
+        }
+    }
+    all
+}
+
+/// A group that is being filled.
+struct Open {
+    quads: Vec<Quad>,
+    sums: Sums,
+}
+
+/// The quads in groups of 4, in groups of 2, and single ones.
+fn group(quads: &[Quad], limits: &Limits) -> [Vec<Quad>; 3] {
+    let [mut fours, mut twos, mut ones] = [const { Vec::new() }; 3];
+    let mut left = Vec::new();
+    collect(split(quads, limits), GROUPS[0], limits, &mut fours, &mut left);
+    collect(left, GROUPS[1], limits, &mut twos, &mut ones);
+    [fours, twos, ones]
+}
+
+/// Appends full groups of `size` quads to `full`, and the quads of others to `left`.
+fn collect(
+    quads: Vec<Quad>,
+    size: usize,
+    limits: &Limits,
+    full: &mut Vec<Quad>,
+    left: &mut Vec<Quad>,
+) {
+    let mut open: Vec<Open> = Vec::with_capacity(OPEN_GROUPS + 1);
+    for quad in quads {
+        let own = Sums::of(&quad.weights);
+        let fits = open.iter().position(|group| limits.hold(&group.sums.plus(&own)));
+        let Some(i) = fits else {
+            if open.len() == OPEN_GROUPS {
+                left.append(&mut open.remove(0).quads);
+            }
+            open.push(Open { quads: vec![quad], sums: own });
+            continue;
+        };
+        open[i].sums = open[i].sums.plus(&own);
+        open[i].quads.push(quad);
+        if open[i].quads.len() == size {
+            full.append(&mut open.remove(i).quads);
+        }
+    }
+    open.iter_mut().for_each(|group| left.append(&mut group.quads));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skipstone_kernels::qconv::fits;
+
+    /// Weights of one seed, of three magnitudes.
+    fn weights(len: usize) -> Vec<i8> {
+        let mut state = 1u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as i32
+        };
+        (0..len).map(|_| (next() % 256 - 128) as i8 / [1, 2, 8][next() as usize % 3]).collect()
+    }
+
+    #[test]
+    fn groups_hold_the_certificate_and_add_up_to_the_weights() {
+        for (oc, ic, kh, kw, groups) in
+            [(40, 70, 3, 3, 1), (16, 2000, 1, 1, 1), (32, 32, 3, 3, 32), (24, 12, 2, 3, 2)]
+        {
+            let geometry = ConvGeometry::new(oc, ic, kh, kw, groups).expect("valid");
+            let oihw = weights(oc * ic / groups * kh * kw);
+            let source = Source::new(&geometry, Layout::Blocked, &oihw);
+            for certified_max in [None, Some(127), Some(255)] {
+                let packing = Packing { layout: Layout::Blocked, certified_max };
+                let packed = Quads::pack(&geometry, packing, &oihw);
+                let nb_sources = nb_sources(&geometry, Layout::Blocked);
+                let mut sums = vec![[0i32; QUAD]; geometry.nb_panels() * OC_PANEL * nb_sources];
+                for panel in 0..geometry.nb_panels() {
+                    for chunk in 0..packed.nb_chunks {
+                        for (half, strip) in packed.strips(panel, chunk).iter().enumerate() {
+                            let mut quad = strip.first;
+                            for (n, size) in strip.groups.into_iter().zip(GROUPS) {
+                                for _ in 0..n {
+                                    let group =
+                                        &packed.weights()[quad * QUAD_LEN..][..size * QUAD_LEN];
+                                    assert!(certified_max.is_none_or(|max| fits(max, group)));
+                                    for own in group.chunks(QUAD_LEN) {
+                                        let at = packed.sources[quad] as usize;
+                                        for (o, four) in own.chunks(QUAD).enumerate() {
+                                            let o = panel * OC_PANEL + half * HALF + o;
+                                            let sums = &mut sums[o * nb_sources + at];
+                                            (0..QUAD).for_each(|i| sums[i] += i32::from(four[i]));
+                                        }
+                                        quad += 1;
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+                for (at, sums) in sums.iter().enumerate() {
+                    let (o, at) = (at / nb_sources, at % nb_sources);
+                    let expected = |i| if o < oc { source.weight(o, at, i) } else { 0 };
+                    assert_eq!(*sums, std::array::from_fn(|i| i32::from(expected(i))));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_an_image_is_whole_quads() {
+        let geometry = ConvGeometry::new(1, 3, 2, 3, 1).expect("valid");
+        let oihw: Vec<i8> = (1..=18).collect();
+        let packing = Packing { layout: Layout::Interleaved, certified_max: None };
+        let packed = Quads::pack(&geometry, packing, &oihw);
+        // Rows of 9 bytes: 3 quads, the last of one byte.
+        assert_eq!(packed.sources, [0, 1, 2, 3, 4, 5]);
+        let of_channel_0: Vec<i8> =
+            packed.weights().chunks(QUAD_LEN).flat_map(|quad| quad[..QUAD].to_vec()).collect();
+        let row = |first: i8| {
+            let element = |e: i8| first + e % 3 * 6 + e / 3;
+            (0..12).map(|e| if e < 9 { element(e) } else { 0 }).collect::<Vec<_>>()
+        };
+        assert_eq!(of_channel_0, [row(1), row(4)].concat());
+        assert_eq!(packed.weight_sums, [(1..=18).sum::<i32>()]);
+    }
+}
