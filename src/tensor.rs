@@ -4,6 +4,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+use memmap2::MmapMut;
+
 /// Alignment in bytes of every buffer and weight section: a cache line, and a 512-bit vector.
 pub const ALIGN_BYTES: usize = 64;
 
@@ -12,7 +14,12 @@ pub const ALIGN_BYTES: usize = 64;
 pub struct AlignedBuf {
     ptr: NonNull<f32>,
     len: usize,
+    /// What `ptr` points into, if it is not from the allocator.
+    map: Option<MmapMut>,
 }
+
+/// Bytes from which on a buffer is mapped: a huge page.
+const MAP_BYTES: usize = 2 << 20;
 
 // SAFETY: the buffer is uniquely owned memory of plain floats, like `Box<[f32]>`.
 unsafe impl Send for AlignedBuf {}
@@ -35,11 +42,19 @@ impl AlignedBuf {
     /// If `len` exceeds the address space.
     pub fn try_zeroed(len: usize) -> Option<Self> {
         if len == 0 {
-            return Some(Self { ptr: NonNull::dangling(), len });
+            return Some(Self { ptr: NonNull::dangling(), len, map: None });
+        }
+        if Self::layout(len).size() >= MAP_BYTES {
+            let mut map = MmapMut::map_anon(Self::layout(len).size()).ok()?;
+            // Fewer page faults and TLB misses; nothing is lost where it is not granted.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise(memmap2::Advice::HugePage);
+            let ptr = NonNull::new(map.as_mut_ptr().cast())?;
+            return Some(Self { ptr, len, map: Some(map) });
         }
         // SAFETY: the layout's size is not zero.
         let ptr = unsafe { alloc_zeroed(Self::layout(len)) };
-        Some(Self { ptr: NonNull::new(ptr.cast())?, len })
+        Some(Self { ptr: NonNull::new(ptr.cast())?, len, map: None })
     }
 
     /// A copy of `values`.
@@ -58,7 +73,7 @@ impl AlignedBuf {
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        if self.len > 0 {
+        if self.len > 0 && self.map.is_none() {
             // SAFETY: `ptr` came from `alloc_zeroed` with this layout.
             unsafe { dealloc(self.ptr.as_ptr().cast(), Self::layout(self.len)) };
         }

@@ -5,12 +5,12 @@
 //! Two schedules, by what would be read too often otherwise:
 //!
 //! ```text
-//! Tiles: many tiles, few channels. One step; each member has tiles of its own.
+//! Tiles: enough for every member. One step; each member has tiles of its own.
 //!     for each block of T of the member's tiles:
-//!         V = transform_input(block)                       in this member's scratch, in its L2
+//!         V = transform_input(block)                       in this member's scratch
 //!         products(V, all panels)
 //!
-//! Panels: few tiles, many channels. Two steps per pass of up to T tiles; V, in the arena, is shared.
+//! Panels: few tiles. Two steps per pass of up to T tiles; V, in the arena, is shared.
 //!     V = transform_input(pass)                            channels divided over members
 //!     barrier
 //!     products(V, the member's panels)

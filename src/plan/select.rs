@@ -16,7 +16,7 @@ use crate::exec::ExecutorOptions;
 use crate::graph::{Graph, Node, Op, ValueId};
 use crate::knobs;
 use crate::ops::conv::Division;
-use crate::ops::winograd::{Schedule, shared_len};
+use crate::ops::winograd::{Schedule, nb_tiles, shared_len};
 use crate::ops::{Act, Layout};
 use crate::threads::RuntimeReport;
 use crate::tune::{Layer, Table};
@@ -159,10 +159,12 @@ const METHODS: &[Method] = &[
     direct("direct-pixels", |site| site.divided(Division::Pixels)),
     direct("direct-channels", |site| site.divided(Division::Channels)),
     winograd("winograd-f2-tiles", Algorithm::WinogradF2, |s| s.tiles(Variant::F2, V_BYTES)),
+    winograd("winograd-f2-tiles-packed", Algorithm::WinogradF2, |s| s.passes(Variant::F2)),
     winograd("winograd-f2-panels", Algorithm::WinogradF2, |s| s.panels(Variant::F2, false)),
     winograd("winograd-f2-panels-ready", Algorithm::WinogradF2, |s| s.panels(Variant::F2, true)),
     winograd("winograd-f4-tiles", Algorithm::WinogradF4, |s| s.tiles(Variant::F4, V_BYTES)),
     winograd("winograd-f4-tiles-2x", Algorithm::WinogradF4, |s| s.tiles(Variant::F4, 2 * V_BYTES)),
+    winograd("winograd-f4-tiles-packed", Algorithm::WinogradF4, |s| s.passes(Variant::F4)),
     winograd("winograd-f4-panels", Algorithm::WinogradF4, |s| s.panels(Variant::F4, false)),
     winograd("winograd-f4-panels-ready", Algorithm::WinogradF4, |s| s.panels(Variant::F4, true)),
 ];
@@ -330,18 +332,27 @@ impl<'a> Selector<'a> {
 }
 
 impl Site<'_> {
-    /// The method of an algorithm that is best by rules of thumb. With up to [`MAX_TILES_CHANNELS`]
-    /// channels a convolution has more tiles than filters to stream: members then have tiles of their
-    /// own and find filters transformed. Above, a run transforms the filters in L2 from a quarter of
-    /// the bytes, since all of them would come from memory.
+    /// The method of an algorithm that is best by rules of thumb.
+    ///
+    /// Filters are transformed in every run: ready, they are t^2 / 9 times as many bytes, and all of them
+    /// would come from memory. Where every member of a team has tiles enough to use them on, each
+    /// transforms all filters for tiles of its own; else members share tiles, so that each filter is
+    /// transformed once. Only with very many tiles and few channels do ready filters pay.
     fn rule_of_thumb(&self, algorithm: Algorithm) -> &'static Method {
-        let few_channels = self.src.shape.c <= MAX_TILES_CHANNELS;
-        let name = match (algorithm, few_channels) {
-            (Algorithm::Direct, _) => "direct",
-            (Algorithm::WinogradF2, true) => "winograd-f2-tiles",
-            (Algorithm::WinogradF2, false) => "winograd-f2-panels",
-            (Algorithm::WinogradF4, true) => "winograd-f4-tiles",
-            (Algorithm::WinogradF4, false) => "winograd-f4-panels",
+        let Some(variant) = algorithm.variant() else {
+            return method("direct").expect("the method exists");
+        };
+        let own_tiles = nb_tiles(variant, &self.dst) / self.members;
+        let few_channels = self.src.shape.c <= MAX_READY_CHANNELS;
+        let f2 = variant == Variant::F2;
+        let name = if own_tiles >= MIN_READY_TILES && few_channels {
+            if f2 { "winograd-f2-tiles" } else { "winograd-f4-tiles" }
+        } else if self.members > 1 && own_tiles >= MIN_OWN_TILES {
+            if f2 { "winograd-f2-tiles-packed" } else { "winograd-f4-tiles-packed" }
+        } else if f2 {
+            "winograd-f2-panels"
+        } else {
+            "winograd-f4-panels"
         };
         method(name).expect("the method exists")
     }
@@ -352,12 +363,18 @@ impl Site<'_> {
         several.then_some(Arrangement { division: Some(division), ..Arrangement::DIRECT })
     }
 
-    /// Winograd with tiles of each member's own, in blocks whose V takes up to `v_bytes`.
+    /// Winograd with tiles of each member's own and transformed filters, in blocks whose V takes up to
+    /// `v_bytes`.
     fn tiles(&self, variant: Variant, v_bytes: usize) -> Option<Arrangement> {
         let bytes_per_tile =
             variant.nb_points() * self.src.nb_planes() * C_BLOCK * size_of::<f32>();
         let block = (v_bytes / bytes_per_tile / MR * MR).max(MIN_TILES);
         self.winograd(variant, Schedule::Tiles(block), true)
+    }
+
+    /// Winograd with tiles of each member's own, in passes of enough of them to transform filters for.
+    fn passes(&self, variant: Variant) -> Option<Arrangement> {
+        self.winograd(variant, Schedule::Tiles(PASS_TILES), false)
     }
 
     /// Winograd with panels of each member's own.
@@ -393,11 +410,17 @@ fn fits_winograd(graph: &Graph, op: &Op, src: &Act) -> bool {
 /// 7x7 images, where a quarter of its tiles overhangs.
 const FASTEST: Algorithm = Algorithm::WinogradF4;
 
-/// Channels up to which members have tiles of their own; see [`Site::rule_of_thumb`].
-const MAX_TILES_CHANNELS: usize = 128;
+/// Fewest tiles of a member, and most channels, for filters that are ready; see [`Site::rule_of_thumb`].
+const MIN_READY_TILES: usize = 256;
+/// See above.
+const MAX_READY_CHANNELS: usize = 128;
+/// Fewest tiles of a member that has its own; see [`Site::rule_of_thumb`]. Transforming the filters
+/// then takes a fifteenth of the time.
+const MIN_OWN_TILES: usize = 40;
 /// Bytes of V that a member's block of tiles may take: a quarter of the smallest L2 among target CPUs.
 const V_BYTES: usize = 128 << 10;
 /// Fewest tiles of a block: two register tiles.
 const MIN_TILES: usize = 12;
-/// Tiles of a pass that members share: V of 512 channels is then 4.5 MiB.
+/// Tiles of a pass: enough to use transformed filters on, few enough for V to stay in cache (of 512
+/// channels it is 4.5 MiB).
 const PASS_TILES: usize = 64;

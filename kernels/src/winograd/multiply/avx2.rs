@@ -23,25 +23,27 @@ pub(in super::super) unsafe fn multiply(args: &MultiplyArgs) {
     }
 }
 
+/// All points; the first register tile of each fetches `NEXT` lines of `next` per block.
+///
 /// # Safety
 /// As [`multiply`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn points<const FETCH: usize>(args: &MultiplyArgs) {
+unsafe fn points<const NEXT: usize>(args: &MultiplyArgs) {
     let (taller, height, others) = row_tiles(args.nb_tiles);
     let mut next = args.next;
     for p in 0..args.nb_points {
-        let mut fetch = Some(&mut next);
         let mut t = 0;
-        // SAFETY: the register tiles partition `0..nb_tiles`.
-        unsafe {
-            for _ in 0..taller {
-                rows::<FETCH>(args, height, p, t, fetch.take());
-                t += height;
+        for i in 0..taller + others {
+            let height = if i < taller { height } else { height - 1 };
+            // SAFETY: the register tiles partition `0..nb_tiles`.
+            unsafe {
+                if i == 0 {
+                    next = rows::<NEXT, true>(args, height, p, t, next);
+                } else {
+                    rows::<0, false>(args, height, p, t, next);
+                }
             }
-            for _ in 0..others {
-                rows::<FETCH>(args, height - 1, p, t, fetch.take());
-                t += height - 1;
-            }
+            t += height;
         }
     }
 }
@@ -50,39 +52,45 @@ unsafe fn points<const FETCH: usize>(args: &MultiplyArgs) {
 /// As [`tile`] with that many rows.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-unsafe fn rows<const FETCH: usize>(
+unsafe fn rows<const NEXT: usize, const FIRST: bool>(
     args: &MultiplyArgs,
     height: usize,
     p: usize,
     t: usize,
-    next: Option<&mut *const u8>,
-) {
+    next: *const u8,
+) -> *const u8 {
     // SAFETY: the contract is the caller's.
     unsafe {
         match height {
-            6 => tile::<6, FETCH>(args, p, t, next),
-            5 => tile::<5, FETCH>(args, p, t, next),
-            4 => tile::<4, FETCH>(args, p, t, next),
-            3 => tile::<3, FETCH>(args, p, t, next),
-            2 => tile::<2, FETCH>(args, p, t, next),
-            1 => tile::<1, FETCH>(args, p, t, next),
-            _ => {}
+            6 => tile::<6, NEXT, FIRST>(args, p, t, next),
+            5 => tile::<5, NEXT, FIRST>(args, p, t, next),
+            4 => tile::<4, NEXT, FIRST>(args, p, t, next),
+            3 => tile::<3, NEXT, FIRST>(args, p, t, next),
+            2 => tile::<2, NEXT, FIRST>(args, p, t, next),
+            1 => tile::<1, NEXT, FIRST>(args, p, t, next),
+            _ => next,
         }
     }
 }
 
-/// One register tile: tiles `t..t + ROWS` at point `p`. The first one of a point advances `next`.
+/// Bytes and elements of a cache line.
+const LINE_BYTES: usize = 64;
+const LINE: usize = LINE_BYTES / size_of::<f32>();
+
+/// One register tile: tiles `t..t + ROWS` at point `p`. Meanwhile it fetches into L1 what it would read
+/// at the next point (the filters only if it is the point's `FIRST`), and into L2 `NEXT` lines of
+/// `next` per block; returns where those end.
 ///
 /// # Safety
 /// As [`multiply`], `p < nb_points` and `t + ROWS <= nb_tiles`.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const ROWS: usize, const FETCH: usize>(
+unsafe fn tile<const ROWS: usize, const NEXT: usize, const FIRST: bool>(
     args: &MultiplyArgs,
     p: usize,
     t: usize,
-    next: Option<&mut *const u8>,
-) {
-    // SAFETY: addresses are those of the contract.
+    mut next: *const u8,
+) -> *const u8 {
+    // SAFETY: addresses are those of the contract; prefetching takes any.
     unsafe {
         let mut v = args.v.add(p * args.v_point_stride + t * C_BLOCK);
         let mut u = args.u.add(p * args.u_point_stride);
@@ -94,17 +102,20 @@ unsafe fn tile<const ROWS: usize, const FETCH: usize>(
                 [_mm256_load_ps(m.add(r * OC_PANEL)), _mm256_load_ps(m.add(r * OC_PANEL + 8))]
             })
         };
-        // The same line again costs little.
-        let (mut line, advance) = match &next {
-            Some(next) => (**next, 64),
-            None => (args.next, 0),
-        };
         for _ in 0..args.nb_blocks {
-            for _ in 0..FETCH {
-                _mm_prefetch::<_MM_HINT_T1>(line.cast());
-                line = line.wrapping_add(advance);
+            for _ in 0..NEXT {
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                next = next.wrapping_add(LINE_BYTES);
             }
             for k in 0..C_BLOCK {
+                if FIRST {
+                    let line = u.wrapping_add(args.u_point_stride + k * OC_PANEL);
+                    _mm_prefetch::<_MM_HINT_T0>(line.cast());
+                }
+                if k * LINE < ROWS * C_BLOCK {
+                    let line = v.wrapping_add(args.v_point_stride + k * LINE);
+                    _mm_prefetch::<_MM_HINT_T0>(line.cast());
+                }
                 let w0 = _mm256_load_ps(u.add(k * OC_PANEL));
                 let w1 = _mm256_load_ps(u.add(k * OC_PANEL + 8));
                 for r in 0..ROWS {
@@ -120,8 +131,6 @@ unsafe fn tile<const ROWS: usize, const FETCH: usize>(
             _mm256_store_ps(m.add(r * OC_PANEL), acc[r][0]);
             _mm256_store_ps(m.add(r * OC_PANEL + 8), acc[r][1]);
         }
-        if let Some(next) = next {
-            *next = line;
-        }
+        next
     }
 }
