@@ -6,6 +6,7 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use common::quantized::quantized;
 use common::{executor, packed, synth_network};
 
 struct Counting;
@@ -33,8 +34,11 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn a_run_allocates_nothing() {
     let mut cases = Vec::new();
-    for arch in ["tiny_resnet", "tiny_vgg", "tiny_preact", "tiny_resnext", "resnet20_cifar"] {
-        let model = packed(&synth_network(arch));
+    let archs = ["tiny_resnet", "tiny_vgg", "tiny_preact", "tiny_resnext", "resnet20_cifar"];
+    let int8 = quantized(&synth_network("tiny_resnet"), 127);
+    let f32 = archs.map(|arch| (arch, synth_network(arch)));
+    for (arch, network) in f32.into_iter().chain([("tiny_resnet in int8", int8)]) {
+        let model = packed(&network);
         for threads in [1, 2, 3] {
             let executor = executor(&model, threads, 1);
             let input = vec![0.5; executor.input_dims(0).iter().product()];
