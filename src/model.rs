@@ -278,6 +278,18 @@ impl Model {
         Ok(Weights(Source::Converted(Arc::clone(buf))))
     }
 
+    /// Whether the file stores a constant as halves.
+    pub(crate) fn is_half(&self, id: ConstId) -> bool {
+        self.inner.stored(id).dtype == WeightDtype::F16
+    }
+
+    /// Weights in exactly this layout as 64-byte aligned halves, if the file stores them so; zero-copy.
+    pub fn packed_half(&self, id: ConstId, layout: LayoutTag) -> Option<HalfWeights> {
+        let stored = self.inner.stored(id);
+        let as_stored = stored.dtype == WeightDtype::F16 && stored.layout == layout;
+        as_stored.then(|| HalfWeights(Arc::clone(&self.inner), stored.range.clone()))
+    }
+
     /// The filters of a 3x3 convolution of one group, transformed by `kernel`. This happens once, and is
     /// kept as long as the model, for all executors.
     ///
@@ -457,6 +469,23 @@ impl fmt::Debug for Weights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (len, repacked) = (self.len(), self.is_repacked());
         f.debug_struct("Weights").field("len", &len).field("repacked", &repacked).finish()
+    }
+}
+
+/// Weights as a file's own halves, 64-byte aligned; keeps them alive by itself.
+#[derive(Clone)]
+pub struct HalfWeights(Arc<Inner>, Range<usize>);
+
+impl Deref for HalfWeights {
+    type Target = [f16];
+    fn deref(&self) -> &[f16] {
+        self.0.view(&self.1)
+    }
+}
+
+impl fmt::Debug for HalfWeights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HalfWeights").field("len", &self.len()).finish()
     }
 }
 

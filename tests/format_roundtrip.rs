@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use format_networks::{all_options, every_op, int8};
 use skipstone::format::{self, PackOptions, SectionKind, WeightDtype};
 use skipstone::graph::{ConstId, Network};
-use skipstone::{ErrorKind, Executor, ExecutorOptions, Model, Runtime};
+use skipstone::{ErrorKind, Executor, ExecutorOptions, Isa, Model, Runtime};
 use skipstone_kernels::layout::LayoutTag;
 
 /// An empty folder for one test.
@@ -170,18 +170,21 @@ fn constants_come_in_any_layout() {
     }
 }
 
-/// Writer and planner choose layouts by one rule, so a plan for f32 weights copies none.
+/// Writer and planner choose layouts by one rule, so a plan for f32 weights copies none. The portable
+/// tier widens halves once.
 #[test]
 fn plans_read_weights_where_the_file_has_them() {
-    let runtime = Runtime::builder().threads(1).build().expect("starts");
-    let repacked = |dtype| {
+    let portable = Isa::Portable;
+    let repacked = |dtype, isa| {
+        let runtime = Runtime::builder().threads(1).isa(isa).build().expect("starts");
         let bytes = format::to_bytes(&every_op(), &all_options(dtype)).expect("packs");
         let model = Model::from_bytes(&bytes).expect("opens");
         let executor = Executor::new(&runtime, &model, &ExecutorOptions::default());
         executor.expect("plans").plan().repacked_bytes
     };
-    assert_eq!(repacked(WeightDtype::F32), 0);
-    assert!(repacked(WeightDtype::F16) > 0);
+    assert_eq!(repacked(WeightDtype::F32, portable), 0);
+    assert_eq!(repacked(WeightDtype::F32, Isa::best()), 0);
+    assert!(repacked(WeightDtype::F16, portable) > 0);
 }
 
 #[test]

@@ -2,15 +2,18 @@
 
 #![allow(dead_code, reason = "each bench uses a part")]
 
+use std::sync::Arc;
+
 use skipstone::format::{PackOptions, to_bytes};
 use skipstone::graph::{
     AxisOrder, Clamp, Conv, Graph, Network, Node, Op, Pad, Port, Shape, ValueId,
 };
+use skipstone::tune::{Key, Layer, Table, Tables};
 use skipstone::{Executor, ExecutorOptions, Model, Runtime};
 
 /// A convolution of a network at 224x224: name, input channels, input height (= width), output
 /// channels, kernel, stride.
-pub(crate) struct Layer {
+pub(crate) struct ConvLayer {
     pub(crate) name: &'static str,
     pub(crate) ic: usize,
     pub(crate) size: usize,
@@ -26,13 +29,13 @@ const fn layer(
     oc: usize,
     kernel: usize,
     stride: usize,
-) -> Layer {
-    Layer { name, ic, size, oc, kernel, stride }
+) -> ConvLayer {
+    ConvLayer { name, ic, size, oc, kernel, stride }
 }
 
 /// The distinct convolutions of ResNet-18/34 (`basic`), ResNet-50/101/152 (`bottleneck`) and
 /// VGG-16/19; a layer that several networks have is listed once.
-pub(crate) const LAYERS: &[Layer] = &[
+pub(crate) const LAYERS: &[ConvLayer] = &[
     layer("resnet/conv1", 3, 224, 64, 7, 2),
     layer("basic/layer1.conv", 64, 56, 64, 3, 1),
     layer("basic/layer2.0.conv1", 64, 56, 128, 3, 2),
@@ -73,7 +76,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     layer("vgg/conv5", 512, 14, 512, 3, 1),
 ];
 
-impl Layer {
+impl ConvLayer {
     /// Multiply-accumulates of one image.
     pub(crate) fn macs(&self) -> u64 {
         let out = (self.size + 2 * (self.kernel / 2) - self.kernel) / self.stride + 1;
@@ -122,6 +125,15 @@ pub(crate) fn executor(model: &Model, threads: usize, batch: usize) -> Executor 
     let runtime = Runtime::builder().threads(threads).build().expect("the runtime starts");
     let options = ExecutorOptions { batch, ..ExecutorOptions::default() };
     Executor::new(&runtime, model, &options).expect("the model plans")
+}
+
+/// An executor of a one-layer model whose layer uses a method.
+pub(crate) fn executor_of(model: &Model, runtime: &Runtime, method: &str) -> Executor {
+    let options = ExecutorOptions::default();
+    let layer = Layer { node: 0, method: method.to_owned(), measured: Vec::new() };
+    let key = Key::of(model.graph(), runtime.report(), &options);
+    let tables = Tables::Given(Arc::new(Table { key, layers: vec![layer] }));
+    Executor::new(runtime, model, &ExecutorOptions { tables, ..options }).expect("the layer plans")
 }
 
 /// `len` values in -0.5..0.5, the same every time.

@@ -1,5 +1,7 @@
 //! The one list of kernels: dispatch, tests and benches iterate it.
 
+use half::f16;
+
 use crate::isa::Isa;
 use crate::{qconv, qwinograd, sconv, winograd};
 
@@ -14,6 +16,19 @@ pub const SCONV: &[sconv::Kernel] = &[
 pub fn sconv(isa: Isa) -> sconv::Kernel {
     let fits = |k: &&sconv::Kernel| k.isa <= isa && k.isa.is_available();
     *SCONV.iter().rev().find(fits).expect("the portable kernel fits every tier")
+}
+
+/// All `hconv` kernels, best last.
+pub const HCONV: &[sconv::Kernel<f16>] = &[
+    sconv::portable::HALF,
+    #[cfg(target_arch = "x86_64")]
+    sconv::avx2::HALF,
+];
+
+/// The best `hconv` kernel of a tier at most `isa`.
+pub fn hconv(isa: Isa) -> sconv::Kernel<f16> {
+    let fits = |k: &&sconv::Kernel<f16>| k.isa <= isa && k.isa.is_available();
+    *HCONV.iter().rev().find(fits).expect("the portable kernel fits every tier")
 }
 
 /// All `qconv` kernels, best last.

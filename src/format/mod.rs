@@ -183,7 +183,7 @@ pub enum WeightDtype {
     /// IEEE single.
     #[default]
     F32 = 1,
-    /// IEEE half: half the file, converted when a plan is built.
+    /// IEEE half: half the file, widened by kernels or when a plan is built.
     F16 = 2,
     /// 8 bits, signed: weights of int8 nodes.
     I8 = 3,

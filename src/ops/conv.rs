@@ -10,16 +10,18 @@
 //! Pixels run through the whole batch, so a layer with few pixels per image still fills tiles.
 //! Sums over k run in one order, whatever MC, KC and the division over threads are.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
+use half::f16;
 use skipstone_kernels::layout::{C_BLOCK, LayoutTag, OC_PANEL};
 use skipstone_kernels::pack::ConvGeometry;
 use skipstone_kernels::sconv::{Kernel, MR, PanelArgs};
+use skipstone_kernels::winograd;
 
 use super::{Act, Layout, Step, Worker, zero_frame};
 use crate::graph::{Clamp, Pad, Shape};
-use crate::model::Weights;
+use crate::model::{HalfWeights, Weights};
 use crate::tensor::AlignedBuf;
 
 /// The window's geometry: attributes that place taps and pixels.
@@ -207,12 +209,42 @@ impl Split {
 pub(super) const L2_BYTES: usize = 256 << 10;
 const L1_BYTES: usize = 16 << 10;
 
+/// An element type of weights for arithmetic in f32.
+pub(crate) trait WeightType: Copy + Send + Sync + 'static {
+    /// What keeps them.
+    type Weights: Deref<Target = [Self]> + Send + Sync + 'static;
+
+    /// Transforms filters for Winograd.
+    ///
+    /// # Safety
+    /// As [`winograd::Kernel::transform_filter_raw`].
+    unsafe fn transform_filter(kernel: &winograd::Kernel, args: &winograd::FilterArgs<Self>);
+}
+
+impl WeightType for f32 {
+    type Weights = Weights;
+
+    unsafe fn transform_filter(kernel: &winograd::Kernel, args: &winograd::FilterArgs) {
+        // SAFETY: the caller's.
+        unsafe { kernel.transform_filter_raw(args) }
+    }
+}
+
+impl WeightType for f16 {
+    type Weights = HalfWeights;
+
+    unsafe fn transform_filter(kernel: &winograd::Kernel, args: &winograd::FilterArgs<f16>) {
+        // SAFETY: the caller's.
+        unsafe { kernel.transform_half_filter_raw(args) }
+    }
+}
+
 /// One product of a sum: a convolution's source, window and weights.
-pub(crate) struct Segment {
+pub(crate) struct Segment<W: WeightType> {
     pub(crate) geometry: ConvGeometry,
     pub(crate) window: WindowAttrs,
     pub(crate) layout: LayoutTag,
-    pub(crate) weights: Weights,
+    pub(crate) weights: W::Weights,
     pub(crate) src: Act,
     /// The table of `src` for this window.
     pub(crate) src_pixels: PixelTable,
@@ -220,11 +252,11 @@ pub(crate) struct Segment {
 
 /// Everything that places a convolution, or a sum of convolutions of equal output: a bottleneck's
 /// last one and its downsample branch, whose result then never exists in memory.
-pub(crate) struct ConvSpec {
-    pub(crate) kernel: Kernel,
+pub(crate) struct ConvSpec<W: WeightType> {
+    pub(crate) kernel: Kernel<W>,
     pub(crate) clamp: Clamp,
     /// In the order of summation; at least one.
-    pub(crate) segments: Vec<Segment>,
+    pub(crate) segments: Vec<Segment<W>>,
     /// One per output channel.
     pub(crate) bias: Vec<f32>,
     pub(crate) residual: Option<Act>,
@@ -244,8 +276,8 @@ struct Chunk {
 }
 
 /// A planned convolution.
-pub(crate) struct ConvStep {
-    spec: ConvSpec,
+pub(crate) struct ConvStep<W: WeightType> {
+    spec: ConvSpec<W>,
     /// One table of taps per segment.
     taps: Vec<Vec<u32>>,
     chunks: Vec<Chunk>,
@@ -256,7 +288,7 @@ pub(crate) struct ConvStep {
     mc: usize,
 }
 
-impl Segment {
+impl<W: WeightType> Segment<W> {
     /// Consecutive elements per tap.
     fn tap_len(&self) -> usize {
         match self.layout {
@@ -290,12 +322,12 @@ impl Segment {
     }
 }
 
-impl ConvStep {
+impl<W: WeightType> ConvStep<W> {
     /// Checks the tables against each other and chooses blocks and division.
     ///
     /// # Panics
     /// If an operand's description does not fit the others: a defect of the plan.
-    pub(crate) fn new(spec: ConvSpec) -> Self {
+    pub(crate) fn new(spec: ConvSpec<W>) -> Self {
         let dst = &spec.dst;
         let nb_pixels = spec.dst_pixels.len();
         assert_eq!((dst.layout, spec.bias.len()), (Layout::Blocked, dst.shape.c));
@@ -319,6 +351,7 @@ impl ConvStep {
         let mc = (L2_BYTES / bytes_per_pixel.max(1) / MR * MR).max(8 * MR);
         let mut chunks = Vec::new();
         for (segment, (spec, taps)) in spec.segments.iter().zip(&taps).enumerate() {
+            // Weights of any type as if they were f32: longer chunks would push out the source.
             let tap_bytes = spec.tap_len() * OC_PANEL * size_of::<f32>();
             // Equal chunks.
             let nb_chunks = (taps.len() * tap_bytes).div_ceil(L1_BYTES);
@@ -335,7 +368,7 @@ impl ConvStep {
     }
 
     /// The weights of one chunk of a panel.
-    fn weights(&self, chunk: &Chunk, panel: usize) -> &[f32] {
+    fn weights(&self, chunk: &Chunk, panel: usize) -> &[W] {
         let segment = &self.spec.segments[chunk.segment];
         let panel_len = segment.geometry.panel_len(segment.layout);
         let per_tap = segment.tap_len() * OC_PANEL;
@@ -343,7 +376,7 @@ impl ConvStep {
     }
 }
 
-impl Step for ConvStep {
+impl<W: WeightType> Step for ConvStep<W> {
     fn scratch_len(&self) -> usize {
         if self.chunks.len() > 1 { self.mc * OC_PANEL } else { 0 }
     }

@@ -6,6 +6,7 @@ use skipstone_kernels::winograd::{
     FilterArgs, InputArgs, Kernel, MultiplyArgs, OutputArgs, Variant,
 };
 
+use super::conv::WeightType;
 use super::winograd::{Arithmetic, Filters, Products, filter_stride, filters_len};
 use super::{Act, Worker};
 use crate::graph::Clamp;
@@ -42,10 +43,10 @@ pub(crate) fn transform_filters(
     ready
 }
 
-/// A convolution in f32.
-pub(crate) struct Swinograd {
+/// A convolution in f32, of filters in `W`.
+pub(crate) struct Swinograd<W: WeightType> {
     pub(crate) kernel: Kernel,
-    pub(crate) filters: Filters<Weights, Weights>,
+    pub(crate) filters: Filters<Weights, W::Weights>,
     /// One per output channel of all panels.
     pub(crate) bias: AlignedBuf,
     pub(crate) clamp: Clamp,
@@ -54,9 +55,9 @@ pub(crate) struct Swinograd {
 }
 
 // The plan takes kernels from the registry, for an available tier.
-impl Arithmetic for Swinograd {
+impl<W: WeightType> Arithmetic for Swinograd<W> {
     type Pixel = f32;
-    type Weight = f32;
+    type Weight = W;
     type Factor = f32;
     type Sum = f32;
 
@@ -64,16 +65,16 @@ impl Arithmetic for Swinograd {
         self.kernel.variant
     }
 
-    fn filters(&self) -> Filters<&[f32], &[f32]> {
+    fn filters(&self) -> Filters<&[f32], &[W]> {
         match &self.filters {
             Filters::Ready(u) => Filters::Ready(u),
             Filters::Packed(g) => Filters::Packed(g),
         }
     }
 
-    unsafe fn transform_filter(&self, args: &FilterArgs) {
+    unsafe fn transform_filter(&self, args: &FilterArgs<W>) {
         // SAFETY: the caller's.
-        unsafe { self.kernel.transform_filter_raw(args) }
+        unsafe { W::transform_filter(&self.kernel, args) }
     }
 
     unsafe fn transform_input(&self, args: &InputArgs) {

@@ -120,7 +120,8 @@ pub(crate) fn build(
     let (table, table_use) = tables;
     let mut shadows = shadows::shadows(graph, &shapes, &parts)?;
     let shadowed = (&*acts, &*shadows);
-    let selector = Selector { graph, acts: shadowed, parts: &parts, runtime, options, table };
+    let selector =
+        Selector { graph, acts: shadowed, parts: &parts, runtime, options, model, table };
     let choices = selector.choose()?;
     // Sums of int8 convolutions have steps of their own sizes, and cannot be added as they are.
     let joins = |i: usize| {
@@ -257,12 +258,14 @@ impl<'a> Outline<'a> {
 
 /// A node whose method can be chosen.
 #[derive(Clone, Debug)]
-pub(crate) struct Tunable {
-    pub(crate) node: usize,
+#[non_exhaustive]
+pub struct Candidates {
+    /// The graph's node.
+    pub node: usize,
     /// The branch that becomes part of the node's step where both are direct.
-    pub(crate) branch: Option<usize>,
+    pub branch: Option<usize>,
     /// Names of the methods that fit; the one that a plan without a table takes comes first.
-    pub(crate) methods: Vec<&'static str>,
+    pub methods: Vec<&'static str>,
 }
 
 /// The nodes that have a choice, and the methods among which it is; with `keep_algorithms` only
@@ -270,31 +273,32 @@ pub(crate) struct Tunable {
 ///
 /// # Errors
 /// As [`build`].
-pub(crate) fn tunables(
+pub(crate) fn candidates(
     model: &Model,
     runtime: &RuntimeReport,
     options: &ExecutorOptions,
     keep_algorithms: bool,
-) -> Result<Vec<Tunable>> {
+) -> Result<Vec<Candidates>> {
     let options = ExecutorOptions { tables: Tables::Ignore, ..options.clone() };
     let Outline { graph, shapes, acts, parts, .. } = Outline::new(model, runtime, &options)?;
     let shadows = shadows::shadows(graph, &shapes, &parts)?;
     let acts = (&*acts, &*shadows);
-    let selector = Selector { graph, acts, parts: &parts, runtime, options: &options, table: None };
+    let selector =
+        Selector { graph, acts, parts: &parts, runtime, options: &options, model, table: None };
     let choices = selector.choose()?;
     let branches = join::branches(graph, |_| true);
     // A branch goes the way of the node that adds it.
     let own = (0..graph.nodes.len()).filter(|i| !branches.contains(&Some(*i)));
-    let tunable = |node: usize| {
+    let candidates = |node: usize| {
         let (first, reason) = choices[node].method?;
         let only = keep_algorithms.then_some(choices[node].algorithm);
         let mut methods = selector.candidates(node, only);
         methods.retain(|m| *m != first);
         methods.insert(0, first);
         let open = reason == Reason::Heuristic && methods.len() > 1;
-        open.then(|| Tunable { node, branch: branches[node], methods })
+        open.then(|| Candidates { node, branch: branches[node], methods })
     };
-    Ok(own.filter_map(tunable).collect())
+    Ok(own.filter_map(candidates).collect())
 }
 
 /// Refuses several images where an input or output is one by itself.

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use skipstone_kernels::isa::Isa;
 use skipstone_kernels::layout::C_BLOCK;
+use skipstone_kernels::registry;
 use skipstone_kernels::winograd::Variant;
 use skipstone_kernels::winograd::multiply::MR;
 
@@ -15,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::exec::ExecutorOptions;
 use crate::graph::{Graph, Node, Op, ValueId};
 use crate::knobs;
+use crate::model::Model;
 use crate::ops::conv::Division;
 use crate::ops::winograd::{Schedule, nb_tiles, shared_len};
 use crate::ops::{Act, Layout};
@@ -158,6 +161,7 @@ const METHODS: &[Method] = &[
     direct("direct", |_| Some(Arrangement::DIRECT)),
     direct("direct-pixels", |site| site.divided(Division::Pixels)),
     direct("direct-channels", |site| site.divided(Division::Channels)),
+    direct("direct-widened", |site| site.widened(Arrangement::DIRECT)),
     winograd("winograd-f2-tiles", Algorithm::WinogradF2, |s| s.tiles(Variant::F2, V_BYTES)),
     winograd("winograd-f2-tiles-packed", Algorithm::WinogradF2, |s| s.passes(Variant::F2)),
     winograd("winograd-f2-panels", Algorithm::WinogradF2, |s| s.panels(Variant::F2, false)),
@@ -166,6 +170,9 @@ const METHODS: &[Method] = &[
     winograd("winograd-f4-tiles-2x", Algorithm::WinogradF4, |s| s.tiles(Variant::F4, 2 * V_BYTES)),
     winograd("winograd-f4-tiles-packed", Algorithm::WinogradF4, |s| s.passes(Variant::F4)),
     winograd("winograd-f4-panels", Algorithm::WinogradF4, |s| s.panels(Variant::F4, false)),
+    winograd("winograd-f4-panels-widened", Algorithm::WinogradF4, |s| {
+        s.widened(s.panels(Variant::F4, false)?)
+    }),
     winograd("winograd-f4-panels-ready", Algorithm::WinogradF4, |s| s.panels(Variant::F4, true)),
 ];
 
@@ -196,11 +203,19 @@ pub(super) struct Arrangement {
     pub(super) shared_len: usize,
     /// Direct: how threads divide the work; by a cost model where absent.
     pub(super) division: Option<Division>,
+    /// Whether weights that the file has in halves are widened when the plan is made, and not by the
+    /// kernels as they load them.
+    pub(super) widened: bool,
 }
 
 impl Arrangement {
-    const DIRECT: Self =
-        Self { schedule: Schedule::Tiles(0), ready_filters: false, shared_len: 0, division: None };
+    const DIRECT: Self = Self {
+        schedule: Schedule::Tiles(0),
+        ready_filters: false,
+        shared_len: 0,
+        division: None,
+        widened: false,
+    };
 }
 
 /// The choice for one node.
@@ -231,6 +246,10 @@ struct Site<'a> {
     src: Act,
     dst: Act,
     members: usize,
+    /// Whether the file has the weights in halves.
+    halves: bool,
+    /// Whether the tier has a kernel of its own that reads them.
+    fast_halves: bool,
 }
 
 /// What choices depend on.
@@ -241,6 +260,7 @@ pub(super) struct Selector<'a> {
     pub(super) parts: &'a [Part],
     pub(super) runtime: &'a RuntimeReport,
     pub(super) options: &'a ExecutorOptions,
+    pub(super) model: &'a Model,
     /// Measured choices, if there are any for this plan.
     pub(super) table: Option<&'a Table>,
 }
@@ -321,13 +341,28 @@ impl<'a> Selector<'a> {
         let sliced = |v: ValueId| Act { batch: part.images, ..acts[v.0 as usize] };
         let shadow = shadows.operands.first().copied().flatten();
         let src = sliced(*node.inputs.first()?);
+        let isa = self.runtime.isa;
         Some(Site {
             graph: self.graph,
             node,
             src: shadow.unwrap_or(src),
             dst: shadows.result.unwrap_or_else(|| sliced(self.graph.value_of(index))),
             members: self.runtime.threads,
+            halves: self.has_halves(&node.op),
+            fast_halves: registry::hconv(isa).isa == registry::sconv(isa).isa
+                && isa != Isa::Portable,
         })
+    }
+}
+
+impl Selector<'_> {
+    fn has_halves(&self, op: &Op) -> bool {
+        let weights = match op {
+            Op::Conv(conv) => conv.weights,
+            Op::Linear(linear) => linear.weights,
+            _ => return false,
+        };
+        self.model.is_half(weights)
     }
 }
 
@@ -340,7 +375,9 @@ impl Site<'_> {
     /// transformed once. Only with very many tiles and few channels do ready filters pay.
     fn rule_of_thumb(&self, algorithm: Algorithm) -> &'static Method {
         let Some(variant) = algorithm.variant() else {
-            return method("direct").expect("the method exists");
+            let widened = self.halves && !self.reads_halves();
+            let name = if widened { "direct-widened" } else { "direct" };
+            return method(name).expect("the method exists");
         };
         let own_tiles = nb_tiles(variant, &self.dst) / self.members;
         let few_channels = self.src.shape.c <= MAX_READY_CHANNELS;
@@ -357,10 +394,27 @@ impl Site<'_> {
         method(name).expect("the method exists")
     }
 
+    /// Whether direct convolution by rule of thumb reads weights in halves as they are: with few
+    /// pixels to each weight it waits for weights, and half the bytes are less to wait for; with
+    /// larger windows it is no slower. Else converting them in every tile costs some percent.
+    fn reads_halves(&self) -> bool {
+        let windowed = match &self.node.op {
+            Op::Conv(conv) => window(conv, &self.graph.constants).kernel != [1, 1],
+            _ => false,
+        };
+        let nb_pixels = self.dst.batch * self.dst.shape.h * self.dst.shape.w;
+        self.fast_halves && (windowed || nb_pixels <= MAX_HALF_PIXELS)
+    }
+
     /// Direct convolution with a given division over threads.
     fn divided(&self, division: Division) -> Option<Arrangement> {
         let several = self.members > 1;
         several.then_some(Arrangement { division: Some(division), ..Arrangement::DIRECT })
+    }
+
+    /// The same on weights that were widened before, where the file has them in halves.
+    fn widened(&self, arrangement: Arrangement) -> Option<Arrangement> {
+        self.halves.then_some(Arrangement { widened: true, ..arrangement })
     }
 
     /// Winograd with tiles of each member's own and transformed filters, in blocks whose V takes up to
@@ -390,7 +444,7 @@ impl Site<'_> {
     ) -> Option<Arrangement> {
         let shared_len = shared_len(variant, schedule, &self.src, &self.dst);
         let fits = fits_winograd(self.graph, &self.node.op, &self.src);
-        fits.then_some(Arrangement { schedule, ready_filters, shared_len, division: None })
+        fits.then_some(Arrangement { schedule, ready_filters, shared_len, ..Arrangement::DIRECT })
     }
 }
 
@@ -417,6 +471,8 @@ const MAX_READY_CHANNELS: usize = 128;
 /// Fewest tiles of a member that has its own; see [`Site::rule_of_thumb`]. Transforming the filters
 /// then takes a fifteenth of the time.
 const MIN_OWN_TILES: usize = 40;
+/// Pixels up to which a pointwise convolution streams its weights; see [`Site::reads_halves`].
+const MAX_HALF_PIXELS: usize = 64;
 /// Bytes of V that a member's block of tiles may take: a quarter of the smallest L2 among target CPUs.
 const V_BYTES: usize = 128 << 10;
 /// Fewest tiles of a block: two register tiles.

@@ -5,10 +5,11 @@ mod quantized;
 
 use std::collections::HashMap;
 
+use half::f16;
 use skipstone_kernels::isa::Isa;
 use skipstone_kernels::layout::{LayoutTag, OC_PANEL};
 use skipstone_kernels::pool::{Reduce, Window};
-use skipstone_kernels::winograd::Variant;
+use skipstone_kernels::winograd::{self as winograd_kernels, Variant};
 use skipstone_kernels::{registry, sconv};
 
 use super::layout::{self, weight_layout};
@@ -18,8 +19,10 @@ use super::{Acts, ChoiceSummary, StepSummary};
 use crate::graph::{
     Clamp, ConstId, Conv, Linear, Op, Pad, Pool, PoolKind, Port, Quantization, Shape, ValueId,
 };
-use crate::model::Model;
-use crate::ops::conv::{ConvSpec, ConvStep, PixelTable, Segment, WindowAttrs, window_table};
+use crate::model::{Model, Weights};
+use crate::ops::conv::{
+    ConvSpec, ConvStep, PixelTable, Segment, WeightType, WindowAttrs, window_table,
+};
 use crate::ops::eltwise::{EltwiseStep, Function};
 use crate::ops::input::InputStep;
 use crate::ops::pool::{GlobalMeanStep, PoolStep};
@@ -43,6 +46,7 @@ pub(super) struct Builder<'a> {
     members: usize,
     isa: Isa,
     sconv: sconv::Kernel,
+    hconv: sconv::Kernel<f16>,
     tables: HashMap<(Act, WindowAttrs, Shape), PixelTable>,
     built: Built,
 }
@@ -100,6 +104,7 @@ impl<'a> Builder<'a> {
             members: runtime.threads,
             isa: runtime.isa,
             sconv: registry::sconv(runtime.isa),
+            hconv: registry::hconv(runtime.isa),
             tables: HashMap::new(),
             built: Built::default(),
         }
@@ -379,10 +384,9 @@ impl<'a> Builder<'a> {
             }
             _ => conv.residual.then(|| operands[1]),
         };
-        let step = self.sconv(&products, conv.clamp, (residual, dst), arrangement);
-        let split = step.split().name();
-        let choice = Choice { algorithm, kernel: self.sconv.name, split, groups: None };
-        (Box::new(step), choice)
+        let (step, [kernel, split]) =
+            self.sconv(&products, conv.clamp, (residual, dst), arrangement);
+        (step, Choice { algorithm, kernel, split, groups: None })
     }
 
     fn winograd(
@@ -392,43 +396,59 @@ impl<'a> Builder<'a> {
         dst: Act,
         (variant, chosen, shared): (Variant, &select::Choice, usize),
     ) -> (Vec<Box<dyn Step>>, Choice) {
-        let src = operands[0];
         let kernel = registry::winograd(variant, self.isa);
-        let geometry = *self.model.geometry(conv.weights).expect("weights have a geometry");
-        let filters = if chosen.arrangement.ready_filters {
+        let Arrangement { schedule, ready_filters, widened, .. } = chosen.arrangement;
+        let place = Placement {
+            geometry: *self.model.geometry(conv.weights).expect("weights have a geometry"),
+            window: layout::window(conv, &self.model.graph().constants),
+            src: operands[0],
+            residual: conv.residual.then(|| operands[1]),
+            dst,
+            members: self.members,
+            schedule,
+            shared,
+        };
+        let halves = self.model.packed_half(conv.weights, LayoutTag::OIhw8i16o);
+        let steps = if ready_filters {
             let ready = self.model.transformed(conv.weights, &kernel).expect("weights");
-            if self.slice.index == 0 {
-                self.built.repacked_bytes += size_of_val(&*ready);
-            }
-            Filters::Ready(ready)
+            self.count_repacked(&ready);
+            self.winograd_steps::<f32>(kernel, Filters::Ready(ready), conv, place)
+        } else if let Some(halves) = halves.filter(|_| !widened) {
+            self.winograd_steps::<f16>(kernel, Filters::Packed(halves), conv, place)
         } else {
             let packed = self.model.packed_or_repack(conv.weights, LayoutTag::OIhw8i16o);
-            Filters::Packed(packed.expect("weights"))
+            let packed = packed.expect("weights");
+            self.count_repacked(&packed);
+            self.winograd_steps::<f32>(kernel, Filters::Packed(packed), conv, place)
         };
-        let mut bias = AlignedBuf::zeroed(geometry.nb_panels() * OC_PANEL);
-        if let Some(id) = conv.bias {
-            bias[..geometry.oc()].copy_from_slice(&self.model.row_major(id));
-        }
-        let residual = conv.residual.then(|| operands[1]);
-        let arithmetic = Swinograd { kernel, filters, bias, clamp: conv.clamp, residual, dst };
-        let steps = winograd::steps(
-            arithmetic,
-            Placement {
-                geometry,
-                window: layout::window(conv, &self.model.graph().constants),
-                src,
-                residual,
-                dst,
-                members: self.members,
-                schedule: chosen.arrangement.schedule,
-                shared,
-            },
-        );
-        let split = match chosen.arrangement.schedule {
+        let split = match schedule {
             Schedule::Tiles(_) => "tiles",
             Schedule::Panels(_) => "channels",
         };
         (steps, Choice { algorithm: variant.name(), kernel: kernel.name, split, groups: None })
+    }
+
+    fn winograd_steps<W: WeightType>(
+        &self,
+        kernel: winograd_kernels::Kernel,
+        filters: Filters<Weights, W::Weights>,
+        conv: &Conv,
+        place: Placement,
+    ) -> Vec<Box<dyn Step>> {
+        let Placement { geometry, residual, dst, .. } = place;
+        let mut bias = AlignedBuf::zeroed(geometry.nb_panels() * OC_PANEL);
+        if let Some(id) = conv.bias {
+            bias[..geometry.oc()].copy_from_slice(&self.model.row_major(id));
+        }
+        let arithmetic = Swinograd::<W> { kernel, filters, bias, clamp: conv.clamp, residual, dst };
+        winograd::steps(arithmetic, place)
+    }
+
+    /// Counts weights that the plan needs in another form than the file has, once per plan.
+    fn count_repacked(&mut self, weights: &Weights) {
+        if weights.is_repacked() && self.slice.index == 0 {
+            self.built.repacked_bytes += size_of_val(&**weights);
+        }
     }
 
     fn linear(
@@ -439,41 +459,68 @@ impl<'a> Builder<'a> {
     ) -> (Box<dyn Step>, Choice) {
         let (weights, bias) = (linear.weights, linear.bias);
         let product = Product { weights, bias, window: WindowAttrs::POINT, src };
-        let step = self.sconv(&[product], linear.clamp, (None, dst), arrangement);
-        let split = step.split().name();
-        (
-            Box::new(step),
-            Choice { algorithm: "pointwise", kernel: self.sconv.name, split, groups: None },
-        )
+        let (step, [kernel, split]) =
+            self.sconv(&[product], linear.clamp, (None, dst), arrangement);
+        (step, Choice { algorithm: "pointwise", kernel, split, groups: None })
     }
 
-    /// A convolution, or the sum of several, whose outputs have the shape of `dst`.
+    /// A convolution, or the sum of several, whose outputs have the shape of `dst`: the step, and the
+    /// names of its kernel and its division. Weights that the file has in halves stay so, unless they
+    /// are to be widened.
     fn sconv(
         &mut self,
         products: &[Product],
         clamp: Clamp,
         (residual, dst): (Option<Act>, Act),
         arrangement: Arrangement,
-    ) -> ConvStep {
+    ) -> (Box<dyn Step>, [&'static str; 2]) {
+        let operands = (residual, dst);
+        let halves = |product: &Product| {
+            self.model.packed_half(product.weights, weight_layout(product.src.layout))
+        };
+        let halves: Option<Vec<_>> = products.iter().map(halves).collect();
+        if let Some(halves) = halves.filter(|_| !arrangement.widened) {
+            return self.conv_step(self.hconv, products, halves, clamp, operands, arrangement);
+        }
+        let weights = products.iter().map(|product| {
+            let layout = weight_layout(product.src.layout);
+            let weights = self.model.packed_or_repack(product.weights, layout);
+            let weights = weights.expect("a convolution's weights have every layout");
+            self.count_repacked(&weights);
+            weights
+        });
+        let weights = weights.collect();
+        self.conv_step(self.sconv, products, weights, clamp, operands, arrangement)
+    }
+
+    fn conv_step<W: WeightType>(
+        &mut self,
+        kernel: sconv::Kernel<W>,
+        products: &[Product],
+        weights: Vec<W::Weights>,
+        clamp: Clamp,
+        (residual, dst): (Option<Act>, Act),
+        arrangement: Arrangement,
+    ) -> (Box<dyn Step>, [&'static str; 2]) {
         let mut bias = vec![0.0; dst.shape.c];
-        let segments = products.iter().map(|product| {
-            let Product { weights, window, src, .. } = *product;
+        let segments = products.iter().zip(weights).map(|(product, weights)| {
+            let Product { window, src, .. } = *product;
             if let Some(id) = product.bias {
                 bias.iter_mut().zip(&*self.model.row_major(id)).for_each(|(sum, b)| *sum += b);
             }
-            let geometry = *self.model.geometry(weights).expect("weights have a geometry");
-            let layout = weight_layout(src.layout);
-            let weights = self.model.packed_or_repack(weights, layout);
-            let weights = weights.expect("a convolution's weights have every layout");
-            if weights.is_repacked() && self.slice.index == 0 {
-                self.built.repacked_bytes += size_of_val(&*weights);
+            let geometry = self.model.geometry(product.weights);
+            Segment {
+                geometry: *geometry.expect("weights have a geometry"),
+                window,
+                layout: weight_layout(src.layout),
+                weights,
+                src,
+                src_pixels: self.table(&src, window, dst.shape),
             }
-            let src_pixels = self.table(&src, window, dst.shape);
-            Segment { geometry, window, layout, weights, src, src_pixels }
         });
         let segments = segments.collect();
-        ConvStep::new(ConvSpec {
-            kernel: self.sconv,
+        let step = ConvStep::new(ConvSpec {
+            kernel,
             clamp,
             segments,
             bias,
@@ -483,7 +530,9 @@ impl<'a> Builder<'a> {
             dst_pixels: self.table(&dst, WindowAttrs::POINT, dst.shape),
             members: self.members,
             division: arrangement.division,
-        })
+        });
+        let names = [kernel.name, step.split().name()];
+        (Box::new(step), names)
     }
 
     /// The table of `act`, shared by all steps with the same geometry.

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::exec::{Executor, ExecutorOptions};
 use crate::format::TestVector;
 use crate::model::Model;
-use crate::plan::{self, Numerics, Tunable};
+use crate::plan::{self, Candidates, Numerics};
 use crate::threads::Runtime;
 
 /// What to tune for.
@@ -103,21 +103,21 @@ pub fn tune(
         profile: true,
         ..ExecutorOptions::default()
     };
-    let tunables = plan::tunables(model, runtime.report(), &options, keep_algorithms)?;
+    let layers = plan::candidates(model, runtime.report(), &options, keep_algorithms)?;
     let key = Key::of(model.graph(), runtime.report(), &options);
-    let nb_trials = tunables.iter().map(|t| t.methods.len()).max().unwrap_or(1);
+    let nb_trials = layers.iter().map(|t| t.methods.len()).max().unwrap_or(1);
     // The trials, then the choices beside the rules of thumb.
     let total = (rounds + WARM_UPS) * (nb_trials + 2 * CONFIRMATIONS);
-    let mut bench = Bench { model, runtime, options, tunables, key, progress, done: 0, total };
+    let mut bench = Bench { model, runtime, options, layers, key, progress, done: 0, total };
 
     // A layer with fewer methods than others stays at its first one.
-    let trial = |k: usize| move |t: &Tunable| if k < t.methods.len() { k } else { 0 };
+    let trial = |k: usize| move |t: &Candidates| if k < t.methods.len() { k } else { 0 };
     let trials: Vec<_> = (0..nb_trials).map(|k| bench.select(trial(k))).collect();
     let measured = bench.measure(&trials, rounds)?;
-    let mut chosen: Vec<usize> = (0..bench.tunables.len())
+    let mut chosen: Vec<usize> = (0..bench.layers.len())
         .map(|layer| {
             let saving = |m: usize| measured.saving(bench.layer_of(layer), m).filter(|_| m > 0);
-            let methods = 0..bench.tunables[layer].methods.len();
+            let methods = 0..bench.layers[layer].methods.len();
             let best = methods.filter_map(|m| Some((m, saving(m)?)));
             best.max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(m, _)| m)
         })
@@ -146,7 +146,7 @@ pub fn tune(
     }
     (bench.progress)(Progress { done: total, total });
 
-    let layers = bench.tunables.iter().enumerate().map(|(layer, t)| Layer {
+    let layers = bench.layers.iter().enumerate().map(|(layer, t)| Layer {
         node: t.node,
         method: t.methods[chosen[layer]].to_owned(),
         measured: t
@@ -161,9 +161,21 @@ pub fn tune(
     });
     Ok(Tuned {
         table: Table { key: bench.key.clone(), layers: layers.collect() },
-        heuristic: bench.tunables.iter().map(|t| t.methods[0]).collect(),
+        heuristic: bench.layers.iter().map(|t| t.methods[0]).collect(),
         run_ns,
     })
+}
+
+/// The layers that have a choice under `options`, and the methods among which it is.
+///
+/// # Errors
+/// As [`Executor::new`].
+pub fn candidates(
+    model: &Model,
+    runtime: &Runtime,
+    options: &ExecutorOptions,
+) -> Result<Vec<Candidates>> {
+    plan::candidates(model, runtime.report(), options, false)
 }
 
 /// What a measurement needs.
@@ -171,7 +183,7 @@ struct Bench<'a> {
     model: &'a Model,
     runtime: &'a Runtime,
     options: ExecutorOptions,
-    tunables: Vec<Tunable>,
+    layers: Vec<Candidates>,
     key: Key,
     progress: &'a mut dyn FnMut(Progress),
     done: usize,
@@ -181,13 +193,13 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// The nodes whose steps compute a tunable layer: its own, and the branch that would be part of it.
     fn layer_of(&self, layer: usize) -> [Option<usize>; 2] {
-        let Tunable { node, branch, .. } = &self.tunables[layer];
+        let Candidates { node, branch, .. } = &self.layers[layer];
         [Some(*node), *branch]
     }
 
     /// A method of each layer, by its place among the layer's.
-    fn select(&self, method: impl Fn(&Tunable) -> usize) -> Vec<usize> {
-        self.tunables.iter().map(method).collect()
+    fn select(&self, method: impl Fn(&Candidates) -> usize) -> Vec<usize> {
+        self.layers.iter().map(method).collect()
     }
 
     /// Runs a plan per selection, in turns.
@@ -214,7 +226,7 @@ impl Bench<'_> {
     }
 
     fn executor(&self, selection: &[usize]) -> Result<Executor> {
-        let layers = self.tunables.iter().zip(selection).map(|(t, m)| Layer {
+        let layers = self.layers.iter().zip(selection).map(|(t, m)| Layer {
             node: t.node,
             method: t.methods[*m].to_owned(),
             measured: Vec::new(),

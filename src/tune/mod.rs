@@ -25,7 +25,8 @@ use crate::plan::MAX_BATCH;
 use crate::threads::{MAX_THREADS, RuntimeReport};
 
 pub use crate::format::store;
-pub use measure::{Progress, TuneOptions, Tuned, tune};
+pub use crate::plan::Candidates;
+pub use measure::{Progress, TuneOptions, Tuned, candidates, tune};
 
 /// Most tables of a file, and most methods of a layer.
 const MAX_TABLES: usize = 256;

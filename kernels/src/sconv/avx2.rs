@@ -1,4 +1,4 @@
-//! `sconv` for AVX2 + FMA. See the module above for the loop nest; what is done to it here:
+//! `sconv` and `hconv` for AVX2 + FMA + F16C. See the module above for the loop nest; what is done to it here:
 //!
 //! 1. A tile of 6 pixels by 16 channels stays in registers: 12 accumulators, 2 weight vectors and
 //!    1 broadcast are 15 of 16 ymm. 12 independent chains cover the FMA's latency (4 cycles, 2 per
@@ -6,80 +6,126 @@
 //! 2. The k-loop is unrolled over a tap's 8 channels, so their addresses are immediates.
 //! 3. Tiles are 6 high and end in 5s and 4s (`row_tiles`), never in a thin one.
 //! 4. The first tiles prefetch the next weights into L2, a line at a time.
+//! 5. Half weights are widened as they are loaded (F16C), into the same two registers; the conversions
+//!    run on other ports than FMAs do.
 
 use std::arch::x86_64::*;
 use std::array::from_fn;
+
+use half::f16;
 
 use super::{Kernel, MR, PanelArgs, row_tiles};
 use crate::isa::Isa;
 use crate::layout::{C_BLOCK, OC_PANEL};
 
-/// The kernel's registry entry.
-pub const KERNEL: Kernel = Kernel::new("avx2-sconv-6x16", Isa::Avx2, panel);
+/// The registry's entry for f32 weights.
+pub const KERNEL: Kernel = Kernel::new("avx2-sconv-6x16", Isa::Avx2, panel::<f32>);
+/// The registry's entry for half weights.
+pub const HALF: Kernel<f16> = Kernel::new("avx2-hconv-6x16", Isa::Avx2, panel::<f16>);
+
+/// An element type of weights.
+trait Weight: Sized {
+    /// Weights per cache line.
+    const LINE: usize = 64 / size_of::<Self>();
+    /// Whether a tap of 8 channels is unrolled. Not where weights are converted: the compiler would
+    /// convert a whole tap's first, and spill.
+    const UNROLLED: bool;
+    /// Steps of k per cache line.
+    const STEPS_PER_LINE: usize = Self::LINE / OC_PANEL;
+
+    /// 8 weights.
+    ///
+    /// # Safety
+    /// As [`panel`]; `p` is readable for 8 elements, and aligned to as many.
+    unsafe fn load(p: *const Self) -> __m256;
+}
+
+impl Weight for f32 {
+    const UNROLLED: bool = true;
+
+    #[inline(always)]
+    unsafe fn load(p: *const Self) -> __m256 {
+        // SAFETY: the caller's.
+        unsafe { _mm256_load_ps(p) }
+    }
+}
+
+impl Weight for f16 {
+    const UNROLLED: bool = false;
+
+    #[inline(always)]
+    unsafe fn load(p: *const Self) -> __m256 {
+        // SAFETY: the caller's.
+        unsafe { _mm256_cvtph_ps(_mm_load_si128(p.cast())) }
+    }
+}
 
 /// # Safety
-/// As [`Kernel::run_raw`], on a CPU with AVX2 and FMA.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn panel(args: &PanelArgs) {
+/// As [`Kernel::run_raw`], on a CPU with AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn panel<W: Weight>(args: &PanelArgs<W>) {
     // SAFETY: the contract is the caller's.
     unsafe {
-        match (args.tap_len == C_BLOCK, args.nb_pixels) {
+        match (W::UNROLLED && args.tap_len == C_BLOCK, args.nb_pixels) {
             // One pass over the weights, at the speed of memory: the hardware's own prefetch is best.
-            (true, 0..MR) => pixels::<C_BLOCK, 0>(args),
-            (true, MR..FEW_PIXELS) => pixels::<C_BLOCK, C_BLOCK>(args),
-            (true, _) => pixels::<C_BLOCK, 1>(args),
-            (false, _) => pixels::<0, 1>(args),
+            (true, 0..MR) => pixels::<W, C_BLOCK, 0>(args),
+            (true, MR..FEW_PIXELS) => pixels::<W, C_BLOCK, C_BLOCK>(args),
+            (true, _) => pixels::<W, C_BLOCK, 1>(args),
+            (false, 0..MR) => pixels::<W, 0, 0>(args),
+            (false, MR..FEW_PIXELS) => pixels::<W, 0, C_BLOCK>(args),
+            (false, _) => pixels::<W, 0, 1>(args),
         }
     }
 }
 
 /// Tiles over which the prefetch of the next weights is spread where there are as many: a tap of 8
-/// channels has 8 lines of 16 weights, so each of these tiles fetches one line per tap. Fetched in a
+/// channels has 8 lines of 16 f32 weights, so each of these tiles fetches one line per tap (of half
+/// weights there are 4). Fetched in a
 /// burst they would exhaust the core's outstanding misses and stall the tile.
 const FETCH_TILES: usize = 8;
 /// With fewer pixels, the first tile fetches all lines.
 const FEW_PIXELS: usize = FETCH_TILES * MR;
 
 /// All tiles of the run. `TAP` is the tap length where it is known, else 0; `FETCH` the number of
-/// lines of the next weights that the first tiles prefetch per tap.
+/// steps of k in a tap whose worth of the next weights the first tiles prefetch, by the line.
 ///
 /// # Safety
 /// As [`panel`].
-#[target_feature(enable = "avx2,fma")]
-unsafe fn pixels<const TAP: usize, const FETCH: usize>(args: &PanelArgs) {
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn pixels<W: Weight, const TAP: usize, const FETCH: usize>(args: &PanelArgs<W>) {
     let [sixes, fives, fours, rest] = row_tiles(args.nb_pixels);
     let mut m = 0;
     let mut next = Fetch {
         line: args.next_weights,
-        step: OC_PANEL,
-        tiles: if FETCH > 1 { 1 } else { FETCH_TILES },
+        step: W::LINE,
+        tiles: if FETCH > 1 { 1 } else { FETCH_TILES / W::STEPS_PER_LINE },
     };
     // SAFETY: the tiles partition `0..nb_pixels`.
     unsafe {
         for _ in 0..sixes {
-            tile::<6, TAP, FETCH>(args, m, &mut next);
+            tile::<W, 6, TAP, FETCH>(args, m, &mut next);
             m += 6;
         }
         for _ in 0..fives {
-            tile::<5, TAP, FETCH>(args, m, &mut next);
+            tile::<W, 5, TAP, FETCH>(args, m, &mut next);
             m += 5;
         }
         for _ in 0..fours {
-            tile::<4, TAP, FETCH>(args, m, &mut next);
+            tile::<W, 4, TAP, FETCH>(args, m, &mut next);
             m += 4;
         }
         match rest {
-            3 => tile::<3, TAP, FETCH>(args, m, &mut next),
-            2 => tile::<2, TAP, FETCH>(args, m, &mut next),
-            1 => tile::<1, TAP, FETCH>(args, m, &mut next),
+            3 => tile::<W, 3, TAP, FETCH>(args, m, &mut next),
+            2 => tile::<W, 2, TAP, FETCH>(args, m, &mut next),
+            1 => tile::<W, 1, TAP, FETCH>(args, m, &mut next),
             _ => {}
         }
     }
 }
 
 /// Where the prefetch of the next weights is.
-struct Fetch {
-    line: *const f32,
+struct Fetch<W> {
+    line: *const W,
     /// Elements to the next line; 0 once all were fetched (the same line again costs nothing).
     step: usize,
     /// Tiles that still fetch.
@@ -90,12 +136,12 @@ struct Fetch {
 ///
 /// # Safety
 /// As [`panel`], and `m + ROWS <= nb_pixels`.
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn tile<const ROWS: usize, const TAP: usize, const FETCH: usize>(
-    args: &PanelArgs,
+unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usize>(
+    args: &PanelArgs<W>,
     m: usize,
-    next: &mut Fetch,
+    next: &mut Fetch<W>,
 ) {
     if next.tiles == 0 {
         next.step = 0;
@@ -121,7 +167,7 @@ unsafe fn tile<const ROWS: usize, const TAP: usize, const FETCH: usize>(
             let tap = *args.taps.add(t) as usize;
             if TAP > 0 {
                 for k in 0..TAP {
-                    if k < FETCH {
+                    if k < FETCH && k.is_multiple_of(W::STEPS_PER_LINE) {
                         _mm_prefetch::<_MM_HINT_T1>(line.cast());
                         line = line.wrapping_add(step_to_next);
                     }
@@ -129,8 +175,10 @@ unsafe fn tile<const ROWS: usize, const TAP: usize, const FETCH: usize>(
                 }
                 weights = weights.add(TAP * OC_PANEL);
             } else {
-                _mm_prefetch::<_MM_HINT_T1>(line.cast());
-                line = line.wrapping_add(step_to_next);
+                for _ in 0..FETCH.div_ceil(W::STEPS_PER_LINE) {
+                    _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                    line = line.wrapping_add(step_to_next);
+                }
                 for k in 0..args.tap_len {
                     step(&mut acc, &rows, tap + k, weights);
                     weights = weights.add(OC_PANEL);
@@ -172,19 +220,19 @@ unsafe fn tile<const ROWS: usize, const TAP: usize, const FETCH: usize>(
 /// `acc[r] += rows[r][k] * weights[0..16]`.
 ///
 /// # Safety
-/// `rows[r] + k` and 16 elements of `weights` (32-byte aligned) are readable.
-#[target_feature(enable = "avx2,fma")]
+/// `rows[r] + k` and 16 elements of `weights` (aligned to 8 of them) are readable.
+#[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn step<const ROWS: usize>(
+unsafe fn step<W: Weight, const ROWS: usize>(
     acc: &mut [[__m256; 2]; ROWS],
     rows: &[*const f32; ROWS],
     k: usize,
-    weights: *const f32,
+    weights: *const W,
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let w0 = _mm256_load_ps(weights);
-        let w1 = _mm256_load_ps(weights.add(8));
+        let w0 = W::load(weights);
+        let w1 = W::load(weights.add(8));
         for r in 0..ROWS {
             let x = _mm256_broadcast_ss(&*rows[r].add(k));
             acc[r][0] = _mm256_fmadd_ps(x, w0, acc[r][0]);

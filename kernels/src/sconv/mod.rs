@@ -1,4 +1,5 @@
-//! `sconv`: f32 convolution as a matrix product without a materialised patch matrix.
+//! `sconv` and `hconv`: f32 convolution as a matrix product without a materialised patch matrix, with
+//! weights in f32 (`sconv`) or IEEE half (`hconv`), which a kernel widens as it loads them.
 //!
 //! A micro-kernel computes a run of output pixels of one panel of 16 output channels:
 //!
@@ -19,6 +20,9 @@
 //! interleaved image. Sums run over taps in order for every tile height, so results do not depend
 //! on how pixels are grouped into tiles. The indirection follows Dukhan, "The Indirect Convolution
 //! Algorithm" (arXiv 1907.02129), with one offset per pixel and per tap in place of their product.
+//!
+//! Half weights are half the bytes to stream, which is the limit where few pixels share a weight. Widening is
+//! exact, so `hconv` gives the bits of `sconv` on the widened weights.
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
@@ -30,9 +34,9 @@ use crate::layout::{C_BLOCK, OC_PANEL};
 /// Tallest register tile, in pixels.
 pub const MR: usize = 6;
 
-/// Arguments of a micro-kernel. Lengths and strides are in elements.
+/// Arguments of a micro-kernel with weights of type `W`. Lengths and strides are in elements.
 #[derive(Clone, Copy, Debug)]
-pub struct PanelArgs {
+pub struct PanelArgs<W = f32> {
     /// Source activations.
     pub src: *const f32,
     /// Offset of each pixel's window in `src`; `nb_pixels` of them.
@@ -45,10 +49,10 @@ pub struct PanelArgs {
     pub nb_taps: usize,
     /// Consecutive elements per tap.
     pub tap_len: usize,
-    /// Weights, `[nb_taps * tap_len][16]`, 32-byte aligned.
-    pub weights: *const f32,
+    /// Weights, `[nb_taps * tap_len][16]`, aligned to 8 of them.
+    pub weights: *const W,
     /// Start of the weights that will be used next, to prefetch; any address.
-    pub next_weights: *const f32,
+    pub next_weights: *const W,
     /// 16 biases.
     pub bias: *const f32,
     /// Destination activations, `nChw8c`.
@@ -75,18 +79,18 @@ pub struct PanelArgs {
     pub last: bool,
 }
 
-/// A micro-kernel and what is known of it.
+/// A micro-kernel for weights of type `W`, f32 or [`half::f16`], and what is known of it.
 #[derive(Clone, Copy, Debug)]
-pub struct Kernel {
+pub struct Kernel<W = f32> {
     /// `"{isa}-{op}-{tile}"`.
     pub name: &'static str,
     /// The tier its instructions need.
     pub isa: Isa,
-    raw: unsafe fn(&PanelArgs),
+    raw: unsafe fn(&PanelArgs<W>),
 }
 
-impl Kernel {
-    pub(crate) const fn new(name: &'static str, isa: Isa, raw: unsafe fn(&PanelArgs)) -> Self {
+impl<W> Kernel<W> {
+    pub(crate) const fn new(name: &'static str, isa: Isa, raw: unsafe fn(&PanelArgs<W>)) -> Self {
         Self { name, isa, raw }
     }
 
@@ -102,7 +106,7 @@ impl Kernel {
     /// - No other thread accesses those elements of `dst` and `partial` during the call, or writes
     ///   what is read.
     #[inline]
-    pub unsafe fn run_raw(&self, args: &PanelArgs) {
+    pub unsafe fn run_raw(&self, args: &PanelArgs<W>) {
         // SAFETY: passed on to the caller.
         unsafe { (self.raw)(args) }
     }
@@ -111,7 +115,7 @@ impl Kernel {
     ///
     /// # Panics
     /// If the CPU lacks `self.isa`, or an offset leaves its slice.
-    pub fn run(&self, job: PanelJob<'_>) {
+    pub fn run(&self, job: PanelJob<'_, W>) {
         assert!(self.isa.is_available(), "{} needs {}", self.name, self.isa);
         let nb_blocks = job.nb_blocks;
         assert!((1..=2).contains(&nb_blocks));
@@ -123,7 +127,7 @@ impl Kernel {
         }
         assert!(max(job.src_pixels) + max(job.taps) + job.tap_len <= job.src.len());
         assert!(job.weights.len() >= job.taps.len() * job.tap_len * OC_PANEL);
-        assert!(job.weights.as_ptr().cast::<[f32; 8]>().align_offset(32) == 0);
+        assert!((job.weights.as_ptr() as usize).is_multiple_of(8 * size_of::<W>()));
         let reach =
             |pixels: &[u32], stride: usize| max(pixels) + (nb_blocks - 1) * stride + C_BLOCK;
         assert!(reach(job.dst_pixels, job.dst_block_stride) <= job.dst.len());
@@ -164,7 +168,7 @@ impl Kernel {
 
 /// [`PanelArgs`] over slices, for [`Kernel::run`].
 #[derive(Debug)]
-pub struct PanelJob<'a> {
+pub struct PanelJob<'a, W = f32> {
     /// See [`PanelArgs::src`].
     pub src: &'a [f32],
     /// See [`PanelArgs::src_pixels`].
@@ -174,7 +178,7 @@ pub struct PanelJob<'a> {
     /// See [`PanelArgs::tap_len`].
     pub tap_len: usize,
     /// See [`PanelArgs::weights`].
-    pub weights: &'a [f32],
+    pub weights: &'a [W],
     /// See [`PanelArgs::bias`].
     pub bias: &'a [f32; OC_PANEL],
     /// See [`PanelArgs::dst`].

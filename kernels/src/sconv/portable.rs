@@ -1,4 +1,4 @@
-//! `sconv` for any CPU, on `wide`'s vectors.
+//! `sconv` and `hconv` for any CPU, on `wide`'s vectors.
 //!
 //! `wide` fixes its instruction set when it is compiled (SSE2 on x86-64, NEON on aarch64), so this is
 //! the tier that runs everywhere. A tile is 6 pixels by 8 channels, half a panel: on 4-lane
@@ -6,6 +6,7 @@
 
 use std::array::from_fn;
 
+use half::f16;
 use wide::f32x8;
 
 use super::{Kernel, PanelArgs, row_tiles};
@@ -13,12 +14,34 @@ use crate::eltwise::clamp;
 use crate::isa::Isa;
 use crate::layout::{C_BLOCK, OC_PANEL};
 
-/// The kernel's registry entry.
-pub const KERNEL: Kernel = Kernel::new("portable-sconv-6x8", Isa::Portable, panel);
+/// The registry's entry for f32 weights.
+pub const KERNEL: Kernel = Kernel::new("portable-sconv-6x8", Isa::Portable, panel::<f32>);
+/// The registry's entry for half weights.
+pub const HALF: Kernel<f16> = Kernel::new("portable-hconv-6x8", Isa::Portable, panel::<f16>);
+
+/// An element type of weights.
+trait Weight: Copy {
+    /// The value in f32, exactly.
+    fn widen(self) -> f32;
+}
+
+impl Weight for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Weight for f16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
 
 /// # Safety
 /// As [`Kernel::run_raw`].
-unsafe fn panel(args: &PanelArgs) {
+unsafe fn panel<W: Weight>(args: &PanelArgs<W>) {
     let [sixes, fives, fours, rest] = row_tiles(args.nb_pixels);
     // Both halves of a carried sum are needed; of a stored panel only what the tensor has.
     let nb_halves = if args.last { args.nb_blocks } else { 2 };
@@ -27,21 +50,21 @@ unsafe fn panel(args: &PanelArgs) {
         // SAFETY: the tiles partition `0..nb_pixels`.
         unsafe {
             for _ in 0..sixes {
-                tile::<6>(args, m, half);
+                tile::<W, 6>(args, m, half);
                 m += 6;
             }
             for _ in 0..fives {
-                tile::<5>(args, m, half);
+                tile::<W, 5>(args, m, half);
                 m += 5;
             }
             for _ in 0..fours {
-                tile::<4>(args, m, half);
+                tile::<W, 4>(args, m, half);
                 m += 4;
             }
             match rest {
-                3 => tile::<3>(args, m, half),
-                2 => tile::<2>(args, m, half),
-                1 => tile::<1>(args, m, half),
+                3 => tile::<W, 3>(args, m, half),
+                2 => tile::<W, 2>(args, m, half),
+                1 => tile::<W, 1>(args, m, half),
                 _ => {}
             }
         }
@@ -53,7 +76,7 @@ unsafe fn panel(args: &PanelArgs) {
 /// # Safety
 /// As [`Kernel::run_raw`], `m + ROWS <= nb_pixels` and `half < 2`.
 #[inline(always)]
-unsafe fn tile<const ROWS: usize>(args: &PanelArgs, m: usize, half: usize) {
+unsafe fn tile<W: Weight, const ROWS: usize>(args: &PanelArgs<W>, m: usize, half: usize) {
     let column = half * C_BLOCK;
     // SAFETY: every offset is one the contract of `Kernel::run_raw` covers.
     unsafe {
@@ -68,7 +91,7 @@ unsafe fn tile<const ROWS: usize>(args: &PanelArgs, m: usize, half: usize) {
         for t in 0..args.nb_taps {
             let tap = *args.taps.add(t) as usize;
             for k in 0..args.tap_len {
-                let w = load(weights);
+                let w = f32x8::from(weights.cast::<[W; 8]>().read().map(W::widen));
                 for r in 0..ROWS {
                     acc[r] += f32x8::splat(*rows[r].add(tap + k)) * w;
                 }

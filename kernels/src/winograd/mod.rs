@@ -55,6 +55,8 @@ pub mod reference;
 mod tiles;
 mod vector;
 
+use half::f16;
+
 use crate::isa::Isa;
 pub use multiply::MultiplyArgs;
 pub(crate) use vector::from_fn;
@@ -198,6 +200,7 @@ pub struct Kernel {
     /// Size of the tile.
     pub variant: Variant,
     pub(crate) filter: unsafe fn(&FilterArgs),
+    pub(crate) half_filter: unsafe fn(&FilterArgs<f16>),
     pub(crate) input: unsafe fn(&InputArgs),
     pub(crate) output: unsafe fn(&OutputArgs),
     pub(crate) multiply: unsafe fn(&MultiplyArgs),
@@ -215,6 +218,16 @@ impl Kernel {
     pub unsafe fn transform_filter_raw(&self, args: &FilterArgs) {
         // SAFETY: passed on to the caller.
         unsafe { (self.filter)(args) }
+    }
+
+    /// The same from filters in IEEE half, widened as they are loaded.
+    ///
+    /// # Safety
+    /// As [`Self::transform_filter_raw`].
+    #[inline]
+    pub unsafe fn transform_half_filter_raw(&self, args: &FilterArgs<f16>) {
+        // SAFETY: passed on to the caller.
+        unsafe { (self.half_filter)(args) }
     }
 
     /// `V = B^T d B` for all tiles and channels.

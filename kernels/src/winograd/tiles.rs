@@ -1,7 +1,7 @@
 //! The loops over tiles and channels around the transforms of one tile.
 
 use super::epilogue::Epilogue;
-use super::vector::Vector;
+use super::vector::{Source, Vector};
 use super::{FilterArgs, InputArgs, OutputArgs, Variant};
 use crate::layout::{C_BLOCK, OC_PANEL};
 
@@ -13,13 +13,13 @@ pub(super) struct Grid<P> {
     pub(super) column_stride: usize,
 }
 
-impl Grid<*const f32> {
+impl<S: Source> Grid<*const S> {
     /// # Safety
     /// As [`Vector::load`].
     #[inline(always)]
     pub(super) unsafe fn load<V: Vector>(&self, i: usize, j: usize) -> V {
         // SAFETY: the caller's.
-        unsafe { V::load(self.start.add(i * self.row_stride + j * self.column_stride)) }
+        unsafe { S::load(self.start.add(i * self.row_stride + j * self.column_stride)) }
     }
 }
 
@@ -51,7 +51,7 @@ pub(super) trait Transform {
     const VARIANT: Variant;
 
     /// From a 3x3 filter to t x t points.
-    unsafe fn filter<V: Vector>(g: Grid<*const f32>, u: impl Sink<V>);
+    unsafe fn filter<V: Vector, S: Source>(g: Grid<*const S>, u: impl Sink<V>);
     /// From t x t pixels to as many points.
     unsafe fn input<V: Vector>(d: Grid<*const f32>, v: impl Sink<V>);
     /// From t x t points to m x m pixels.
@@ -70,7 +70,7 @@ fn points<F: Transform, P>(start: P, point_stride: usize) -> Grid<P> {
 /// # Safety
 /// As [`transform_filter_raw`](super::Kernel::transform_filter_raw) and [`Vector`].
 #[inline(always)]
-pub(super) unsafe fn transform_filter<F: Transform, V: Vector>(args: &FilterArgs) {
+pub(super) unsafe fn transform_filter<F: Transform, V: Vector, S: Source>(args: &FilterArgs<S>) {
     /// Elements of a block of filters at one tap.
     const TAP: usize = C_BLOCK * OC_PANEL;
     for block in 0..args.nb_blocks {
@@ -80,7 +80,7 @@ pub(super) unsafe fn transform_filter<F: Transform, V: Vector>(args: &FilterArgs
                 let src = args.src.add(block * 9 * TAP + at);
                 let g = Grid { start: src, row_stride: 3 * TAP, column_stride: TAP };
                 let dst = args.dst.add(block * TAP + at);
-                F::filter::<V>(g, points::<F, _>(dst, args.point_stride));
+                F::filter::<V, S>(g, points::<F, _>(dst, args.point_stride));
             }
         }
     }

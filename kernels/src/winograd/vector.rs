@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 
+use half::f16;
 use wide::f32x4;
 
 /// [`std::array::from_fn`], always inlined: out of line, its closure would lack the tier's instructions.
@@ -26,6 +27,17 @@ pub(super) trait Vector: Copy {
 
     /// Loads from any address.
     unsafe fn load(p: *const f32) -> Self;
+    /// Loads halves from any address, and widens them.
+    #[inline(always)]
+    unsafe fn load_half(p: *const f16) -> Self {
+        let mut wide = [0.0; 8];
+        for (i, x) in wide.iter_mut().enumerate().take(Self::LANES) {
+            // SAFETY: the caller's.
+            *x = unsafe { p.add(i).read_unaligned() }.to_f32();
+        }
+        // SAFETY: the array holds a vector.
+        unsafe { Self::load(wide.as_ptr()) }
+    }
     /// Stores to any address.
     unsafe fn store(self, p: *mut f32);
     /// All lanes `x`.
@@ -44,6 +56,29 @@ pub(super) trait Vector: Copy {
     unsafe fn neg_mul_add(self, b: Self, c: Self) -> Self;
     /// `min(max(self, min), max)`; NaN passes through.
     unsafe fn clamp(self, min: Self, max: Self) -> Self;
+}
+
+/// An element type that vectors are loaded from.
+pub(super) trait Source: Copy {
+    /// # Safety
+    /// As [`Vector::load`].
+    unsafe fn load<V: Vector>(p: *const Self) -> V;
+}
+
+impl Source for f32 {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(p: *const Self) -> V {
+        // SAFETY: the caller's.
+        unsafe { V::load(p) }
+    }
+}
+
+impl Source for f16 {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(p: *const Self) -> V {
+        // SAFETY: the caller's.
+        unsafe { V::load_half(p) }
+    }
 }
 
 // Half a block: with 4-lane hardware the transforms' twelve live values fit 16 registers.
@@ -95,7 +130,7 @@ impl Vector for f32x4 {
     }
 }
 
-/// 8 channels on AVX2 + FMA.
+/// 8 channels on AVX2 + FMA + F16C.
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::*;
@@ -108,6 +143,11 @@ mod avx2 {
         unsafe fn load(p: *const f32) -> Self {
             // SAFETY: see above.
             unsafe { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn load_half(p: *const super::f16) -> Self {
+            // SAFETY: see above.
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
         }
         #[inline(always)]
         unsafe fn store(self, p: *mut f32) {

@@ -9,7 +9,7 @@ pub mod portable;
 
 use super::Variant;
 use super::tiles::{Grid, Sink, Transform};
-use super::vector::{Vector, from_fn};
+use super::vector::{Source, Vector, from_fn};
 
 /// Rows of an output and of an input tile.
 const M: usize = Variant::F2.m();
@@ -51,7 +51,7 @@ impl Transform for F2x2 {
     const VARIANT: Variant = Variant::F2;
 
     #[inline(always)]
-    unsafe fn filter<V: Vector>(g: Grid<*const f32>, u: impl Sink<V>) {
+    unsafe fn filter<V: Vector, S: Source>(g: Grid<*const S>, u: impl Sink<V>) {
         // SAFETY: the caller's.
         unsafe {
             let [g0, g1, g2]: [[V; 3]; 3] = [0, 1, 2].map(|i| from_fn(|j| g.load(i, j)));

@@ -1,9 +1,11 @@
 //! F(2x2, 3x3) for any CPU, on `wide`'s vectors: 4 channels at a time, which is what the baseline of
 //! x86-64 and aarch64 has in hardware. Multiply and add round separately.
 
+use half::f16;
 use wide::f32x4;
 
 use super::super::tiles;
+use super::super::vector::Source;
 use super::super::{FilterArgs, InputArgs, Kernel, OutputArgs, Variant, multiply};
 use super::F2x2;
 use crate::isa::Isa;
@@ -13,7 +15,8 @@ pub const KERNEL: Kernel = Kernel {
     name: "portable-winograd-f2x2",
     isa: Isa::Portable,
     variant: Variant::F2,
-    filter: transform_filter,
+    filter: transform_filter::<f32>,
+    half_filter: transform_filter::<f16>,
     input: transform_input,
     output: transform_output,
     multiply: multiply::portable::multiply,
@@ -21,9 +24,9 @@ pub const KERNEL: Kernel = Kernel {
 
 /// # Safety
 /// As [`Kernel::transform_filter_raw`].
-unsafe fn transform_filter(args: &FilterArgs) {
+unsafe fn transform_filter<S: Source>(args: &FilterArgs<S>) {
     // SAFETY: the contract is the caller's.
-    unsafe { tiles::transform_filter::<F2x2, f32x4>(args) }
+    unsafe { tiles::transform_filter::<F2x2, f32x4, S>(args) }
 }
 
 /// # Safety

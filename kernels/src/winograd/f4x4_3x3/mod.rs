@@ -13,7 +13,7 @@ use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 
 use super::Variant;
 use super::tiles::{Grid, Sink, Transform};
-use super::vector::{Vector, from_fn};
+use super::vector::{Source, Vector, from_fn};
 
 /// Rows of an output and of an input tile.
 const M: usize = Variant::F4.m();
@@ -123,7 +123,7 @@ impl Transform for F4x4 {
     const VARIANT: Variant = Variant::F4;
 
     #[inline(always)]
-    unsafe fn filter<V: Vector>(g: Grid<*const f32>, u: impl Sink<V>) {
+    unsafe fn filter<V: Vector, S: Source>(g: Grid<*const S>, u: impl Sink<V>) {
         // SAFETY: the caller's.
         unsafe {
             // Filters are read again for each use: a spilled vector would cost a store more, and stores
