@@ -5,19 +5,18 @@
 //! stays in `Team::serve` for the runtime's life. Waiting is spinning for a bounded time, then
 //! parking, both between inferences and at barriers.
 
-use std::any::Any;
-use std::cell::UnsafeCell;
+mod team;
+
 use std::fmt;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use skipstone_kernels::isa::Isa;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::knobs;
+use team::Team;
 
 /// Most threads a runtime may have.
 pub const MAX_THREADS: usize = 256;
@@ -160,18 +159,17 @@ impl Drop for Inner {
             std::mem::forget(self.pool.take());
             return;
         }
-        self.team.stop.store(true, Ordering::SeqCst);
-        self.team.jobs.advance();
+        self.team.stop();
     }
 }
 
 fn start_workers(team: &Arc<Team>) -> Result<rayon::ThreadPool> {
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(team.size - 1)
+        .num_threads(team.size() - 1)
         .thread_name(|i| format!("skipstone-{}", i + 1))
         .build()
         .map_err(|e| {
-            let message = format!("cannot start {} worker threads: {e}", team.size - 1);
+            let message = format!("cannot start {} worker threads: {e}", team.size() - 1);
             Error::new(ErrorKind::Internal, message).caused_by(e)
         })?;
     let team = Arc::clone(team);
@@ -222,195 +220,10 @@ pub(crate) fn share(total: usize, member: usize, count: usize) -> Range<usize> {
     total * member / count..total * (member + 1) / count
 }
 
-/// A counter that threads wait on: they spin for a while, then park.
-#[derive(Debug, Default)]
-struct Turnstile {
-    value: AtomicU32,
-    sleepers: AtomicU32,
-    lock: Mutex<()>,
-    wake: Condvar,
-}
-
-impl Turnstile {
-    fn now(&self) -> u32 {
-        self.value.load(Ordering::SeqCst)
-    }
-
-    /// Lets everyone through who waits on the present value.
-    fn advance(&self) {
-        self.value.fetch_add(1, Ordering::SeqCst);
-        // A waiter counts itself before it looks at the value for the last time, so either it sees
-        // the new value or it is seen here (both sequentially consistent).
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
-            drop(self.guard());
-            self.wake.notify_all();
-        }
-    }
-
-    /// Waits until the value is no longer `seen`.
-    fn pass(&self, seen: u32, spin: Duration) {
-        let mut deadline = None;
-        loop {
-            for _ in 0..64 {
-                if self.value.load(Ordering::Acquire) != seen {
-                    return;
-                }
-                std::hint::spin_loop();
-            }
-            let now = Instant::now();
-            if now >= *deadline.get_or_insert(now + spin) {
-                break;
-            }
-        }
-        let mut guard = self.guard();
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
-        while self.now() == seen {
-            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
-        }
-        self.sleepers.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    fn guard(&self) -> MutexGuard<'_, ()> {
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-type Job = *const (dyn Fn(usize) + Sync);
-
-struct Team {
-    size: usize,
-    spin: Duration,
-    /// Held by the caller whose inference runs.
-    turn: Mutex<()>,
-    /// The running job; written by the caller before `jobs` advances, read by workers after.
-    job: UnsafeCell<Option<Job>>,
-    jobs: Turnstile,
-    /// Workers still in the job; the last one advances `done`.
-    running: AtomicUsize,
-    done: Turnstile,
-    arrived: AtomicUsize,
-    passed: Turnstile,
-    aborted: AtomicBool,
-    stop: AtomicBool,
-}
-
-// SAFETY: `job` is written only by the holder of `turn` while no worker is in a job (`running` is 0),
-// and read by workers only between `jobs` advancing and their decrement of `running`.
-unsafe impl Sync for Team {}
-// SAFETY: as above; the pointer is only dereferenced while `fork` keeps its target alive.
-unsafe impl Send for Team {}
-
-impl fmt::Debug for Team {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Team").field("size", &self.size).finish_non_exhaustive()
-    }
-}
-
-impl Team {
-    fn new(size: usize, spin: Duration) -> Self {
-        Self {
-            size,
-            spin,
-            turn: Mutex::default(),
-            job: UnsafeCell::new(None),
-            jobs: Turnstile::default(),
-            running: AtomicUsize::new(0),
-            done: Turnstile::default(),
-            arrived: AtomicUsize::new(0),
-            passed: Turnstile::default(),
-            aborted: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-        }
-    }
-
-    fn fork(&self, job: &(dyn Fn(usize) + Sync)) -> Result<()> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.aborted.store(false, Ordering::Relaxed);
-        self.arrived.store(0, Ordering::Relaxed);
-        let done = self.done.now();
-        if self.size > 1 {
-            // SAFETY: only the lifetime is erased; this function does not return before every
-            // worker has left the job. No worker is in a job now, so the cell is not being read.
-            unsafe {
-                *self.job.get() = Some(std::mem::transmute::<&(dyn Fn(usize) + Sync), Job>(job));
-            }
-            self.running.store(self.size - 1, Ordering::SeqCst);
-            self.jobs.advance();
-        }
-        let outcome = catch_unwind(AssertUnwindSafe(|| job(0)));
-        if outcome.is_err() {
-            self.abort();
-        }
-        if self.size > 1 {
-            self.done.pass(done, self.spin);
-        }
-        match outcome {
-            Err(panic) => Err(panicked(panic.as_ref())),
-            Ok(()) if self.aborted.load(Ordering::SeqCst) => Err(panicked(&())),
-            Ok(()) => Ok(()),
-        }
-    }
-
-    /// A worker's life: one job after another.
-    fn serve(&self, member: usize) {
-        // Jobs are counted from 0 and this worker missed none: `fork` waits for all workers.
-        let mut seen = 0;
-        loop {
-            self.jobs.pass(seen, self.spin);
-            if self.stop.load(Ordering::SeqCst) {
-                return;
-            }
-            seen = seen.wrapping_add(1);
-            // SAFETY: written before `jobs` advanced, and not again before `running` is 0.
-            let job = unsafe { (*self.job.get()).expect("a job was published") };
-            // SAFETY: `fork` keeps the target alive until `running` is 0.
-            let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { (*job)(member) }));
-            if outcome.is_err() {
-                self.abort();
-            }
-            if self.running.fetch_sub(1, Ordering::SeqCst) == 1 {
-                self.done.advance();
-            }
-        }
-    }
-
-    fn barrier(&self) -> bool {
-        if self.size == 1 {
-            return true;
-        }
-        let seen = self.passed.now();
-        if self.aborted.load(Ordering::SeqCst) {
-            return false;
-        }
-        if self.arrived.fetch_add(1, Ordering::SeqCst) + 1 == self.size {
-            self.arrived.store(0, Ordering::SeqCst);
-            self.passed.advance();
-        } else {
-            self.passed.pass(seen, self.spin);
-        }
-        !self.aborted.load(Ordering::SeqCst)
-    }
-
-    /// Releases the members that wait for one that will not come.
-    fn abort(&self) {
-        self.aborted.store(true, Ordering::SeqCst);
-        self.passed.advance();
-    }
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> Error {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    Error::new(
-        ErrorKind::Internal,
-        format!("a thread of the runtime panicked: {}", text.unwrap_or("see its message above")),
-    )
-}
-
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     fn runtime(threads: usize, spin_us: u64) -> Runtime {
