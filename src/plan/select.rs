@@ -372,7 +372,7 @@ impl Site<'_> {
     /// Filters are transformed in every run: ready, they are t^2 / 9 times as many bytes, and all of them
     /// would come from memory. Where every member of a team has tiles enough to use them on, each
     /// transforms all filters for tiles of its own; else members share tiles, so that each filter is
-    /// transformed once. Only with very many tiles and few channels do ready filters pay.
+    /// transformed once. Only with many tiles and few channels do ready filters pay.
     fn rule_of_thumb(&self, algorithm: Algorithm) -> &'static Method {
         let Some(variant) = algorithm.variant() else {
             let widened = self.halves && !self.reads_halves();
@@ -465,7 +465,7 @@ fn fits_winograd(graph: &Graph, op: &Op, src: &Act) -> bool {
 const FASTEST: Algorithm = Algorithm::WinogradF4;
 
 /// Fewest tiles of a member, and most channels, for filters that are ready; see [`Site::rule_of_thumb`].
-const MIN_READY_TILES: usize = 256;
+const MIN_READY_TILES: usize = 96;
 /// See above.
 const MAX_READY_CHANNELS: usize = 128;
 /// Fewest tiles of a member that has its own; see [`Site::rule_of_thumb`]. Transforming the filters

@@ -77,6 +77,12 @@ unsafe fn rows<const NEXT: usize, const FIRST: bool>(
 const LINE_BYTES: usize = 64;
 const LINE: usize = LINE_BYTES / size_of::<f32>();
 
+/// Whether the chunks of V of two points fit an L1 cache of 32 KiB; else fetching the next one would evict
+/// what is in use (the same line again costs little).
+fn fits_twice(args: &MultiplyArgs) -> bool {
+    2 * args.nb_tiles * args.nb_blocks * C_BLOCK * size_of::<f32>() < 32 << 10
+}
+
 /// One register tile: tiles `t..t + ROWS` at point `p`. Meanwhile it fetches into L1 what it would read
 /// at the next point (the filters only if it is the point's `FIRST`), and into L2 `NEXT` lines of
 /// `next` per block; returns where those end.
@@ -102,6 +108,7 @@ unsafe fn tile<const ROWS: usize, const NEXT: usize, const FIRST: bool>(
                 [_mm256_load_ps(m.add(r * OC_PANEL)), _mm256_load_ps(m.add(r * OC_PANEL + 8))]
             })
         };
+        let v_ahead = if fits_twice(args) { args.v_point_stride } else { 0 };
         for _ in 0..args.nb_blocks {
             for _ in 0..NEXT {
                 _mm_prefetch::<_MM_HINT_T1>(next.cast());
@@ -113,7 +120,7 @@ unsafe fn tile<const ROWS: usize, const NEXT: usize, const FIRST: bool>(
                     _mm_prefetch::<_MM_HINT_T0>(line.cast());
                 }
                 if k * LINE < ROWS * C_BLOCK {
-                    let line = v.wrapping_add(args.v_point_stride + k * LINE);
+                    let line = v.wrapping_add(v_ahead + k * LINE);
                     _mm_prefetch::<_MM_HINT_T0>(line.cast());
                 }
                 let w0 = _mm256_load_ps(u.add(k * OC_PANEL));
