@@ -66,6 +66,11 @@ impl Image {
         &self.data
     }
 
+    /// The pixels, without copying them.
+    pub fn into_data(self) -> Vec<u8> {
+        self.data
+    }
+
     fn row(&self, y: usize) -> &[u8] {
         let stride = self.width * self.channels;
         &self.data[y * stride..(y + 1) * stride]

@@ -14,10 +14,8 @@ use skipstone::graph::{Port, Shape};
 use skipstone::image::{Limits, decode};
 use skipstone::{Executor, ExecutorOptions, Model, Recipe};
 
-#[cfg(not(feature = "embedded"))]
-use crate::exit::UsageError;
-use crate::exit::{Exit, Hinted, IMAGE_THREAD};
-use crate::model::{ExecutionArgs, OpenArgs};
+use crate::exit::{Exit, Hinted, IMAGE_THREAD, UsageError};
+use crate::model::{ExecutionArgs, OpenArgs, embedded};
 use crate::ui::Ui;
 use crate::units;
 
@@ -115,19 +113,14 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     })
 }
 
-#[cfg(feature = "embedded")]
 fn open(args: &Args) -> anyhow::Result<Model> {
-    static OPEN_NSFW: &[u8] = include_bytes!("../assets/open_nsfw.skip");
-    match &args.model {
-        Some(path) => args.open.open(path),
-        None => Ok(Model::from_bytes(OPEN_NSFW)?),
+    match (&args.model, embedded()) {
+        (Some(path), _) => args.open.open(path),
+        (None, Some(model)) => Ok(Model::from_bytes(model)?),
+        (None, None) => {
+            Err(UsageError("this build has no model of its own: use --model".to_owned()).into())
+        }
     }
-}
-
-#[cfg(not(feature = "embedded"))]
-fn open(args: &Args) -> anyhow::Result<Model> {
-    let none = || UsageError("this build has no model of its own: use --model".to_owned());
-    args.open.open(args.model.as_deref().ok_or_else(none)?)
 }
 
 /// Files as they are given, and the images in folders, in order.

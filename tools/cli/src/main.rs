@@ -11,6 +11,7 @@ mod layers;
 mod model;
 mod npy;
 mod run;
+mod serve;
 mod synth;
 mod system;
 mod tune;
@@ -45,6 +46,7 @@ enum Verb {
     Run(run::Args),
     Bench(bench::Args),
     Tune(tune::Args),
+    Serve(skipstone_server::Args),
     Synth(synth::Args),
     Verify(verify::Args),
     Doctor(doctor::Args),
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(args, &ui),
         Verb::Bench(args) => bench::run(args, &ui),
         Verb::Tune(args) => tune::run(args, &ui),
+        Verb::Serve(args) => serve::run(args),
         Verb::Synth(args) => synth::run(args, &ui),
         Verb::Verify(args) => verify::run(args, &ui),
         Verb::Doctor(args) => doctor::run(args, &ui),

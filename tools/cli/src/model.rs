@@ -70,6 +70,14 @@ pub(crate) fn open_checked(path: &Path) -> anyhow::Result<Model> {
     Model::open(path).map_err(|error| with_hint(path, error))
 }
 
+/// The packed model that this build carries.
+pub(crate) fn embedded() -> Option<&'static [u8]> {
+    #[cfg(feature = "embedded")]
+    return Some(include_bytes!("../assets/open_nsfw.skip"));
+    #[cfg(not(feature = "embedded"))]
+    return None;
+}
+
 fn with_hint(path: &Path, error: skipstone::Error) -> anyhow::Error {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     let hint = match (error.kind(), extension) {
