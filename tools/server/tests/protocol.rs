@@ -191,7 +191,7 @@ fn what_does_not_fit_is_named() {
     let tensor = |shape: &Value, datatype: &str, data: Value| json!([{ "name": name, "shape": shape, "datatype": datatype, "data": data }]);
     let data = json!(noise(len));
     refused(400, "expected [-1, 3", tensor(&json!([1, 2, 3]), "FP32", data.clone()), json!([]));
-    refused(400, "no images", tensor(&json!([0, 3, 33, 33]), "FP32", json!([])), json!([]));
+    refused(400, "no images", tensor(&json!([0, 3, 35, 29]), "FP32", json!([])), json!([]));
     refused(400, "elements in data", tensor(&shape, "FP32", json!([1, 2])), json!([]));
     refused(400, "datatype FP64", tensor(&shape, "FP64", data.clone()), json!([]));
     refused(400, "no output 'x'", tensor(&shape, "FP32", data.clone()), json!([{ "name": "x" }]));
