@@ -42,12 +42,12 @@ pub fn write(network: &Network, options: &PackOptions, path: &Path) -> Result<()
 }
 
 /// Adds a table of measured choices to the packed file at `path`, in place of one for the same key.
-/// Everything else stays as it is. The file is replaced as [`write`] does it; who has it mapped
+/// Everything else stays as it is. The file is replaced as [`write()`] does it; who has it mapped
 /// keeps the old one.
 ///
 /// # Errors
 /// A file that is damaged or of another network than `graph`, which the table is for; a table that does
-/// not fit it; or as [`write`].
+/// not fit it; or as [`write()`].
 pub fn store(path: &Path, graph: &Graph, table: &Table) -> Result<()> {
     let in_file = |e: Error| e.in_file(path);
     // A copy: what is written is what was checked.

@@ -110,7 +110,7 @@ pub struct Graph {
     ///
     /// A node computes in int8 iff it has `weight_scales`. Every other node computes in f32: its
     /// quantized operands are dequantized, and its result is quantized if its value is; for some
-    /// operators [`reference`] says a shorter way with defined rounding.
+    /// operators [`mod@reference`] says a shorter way with defined rounding.
     pub quantization: Vec<Option<Quantization>>,
 }
 

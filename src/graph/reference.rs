@@ -1,7 +1,7 @@
 //! The reference interpreter: obvious loops that nobody optimises. It is what tests trust.
 //!
 //! Real activations are f64 throughout, so that its own rounding is far below that of any kernel.
-//! What is computed in int8 follows [`quantized`] to the bit.
+//! What is computed in int8 follows `quantized` to the bit.
 
 mod quantized;
 

@@ -1,6 +1,6 @@
 //! F(2x2, 3x3) at the points 0, 1, -1 and infinity, s = 2.
 //!
-//! One algorithm over [`Words`] and [`Longs`]; `avx2` and `portable` instantiate it.
+//! One algorithm over `Words` and `Longs`; `avx2` and `portable` instantiate it.
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
