@@ -17,6 +17,8 @@
 //! # Ok::<(), skipstone::Error>(())
 //! ```
 
+#[cfg(feature = "capi")]
+pub mod capi;
 pub mod classes;
 pub mod cpu;
 pub mod error;

@@ -207,7 +207,7 @@ impl SessionBuilder {
             warm_up(&mut runners)?;
         }
 
-        let (_, plan) = &plans.plans[0];
+        let plan = &plans.plans[0].1;
         let port = |(port, dims): (&Port, &Vec<usize>), takes_u8: bool| SessionPort {
             port: port.clone(),
             shape: shape_of(port, dims),
@@ -231,6 +231,7 @@ impl SessionBuilder {
                 memory_bytes: runners.iter().map(Stream::memory_bytes).sum(),
             },
             model: self.model,
+            plans,
         };
         // If one cannot be started, dropping the session ends those that were.
         for (i, mut runner) in runners.into_iter().enumerate() {

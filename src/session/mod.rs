@@ -37,8 +37,10 @@ pub use ticket::Ticket;
 use crate::error::{Error, Result};
 use crate::graph::{Port, Shape};
 use crate::model::Model;
+use crate::plan::PlanSummary;
 use crate::threads::Process;
 use job::{Destination, Done, Job, Source};
+use runner::Plans;
 use streams::{Shared, Ticketed};
 use ticket::Slot;
 
@@ -47,6 +49,7 @@ use ticket::Slot;
 /// Dropping it finishes the requests it has accepted.
 pub struct Session {
     model: Model,
+    plans: Arc<Plans>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     process: Process,
@@ -288,6 +291,11 @@ impl Session {
     /// What was chosen, and why.
     pub fn report(&self) -> &SessionReport {
         &self.report
+    }
+
+    /// What a batch of one runs: step by step.
+    pub fn plan(&self) -> &PlanSummary {
+        &self.plans.plans[0].1.summary
     }
 
     /// Counters.
