@@ -96,6 +96,7 @@ fn gflops(mut call: impl FnMut()) -> f64 {
 #[cfg(target_arch = "x86_64")]
 mod peak {
     use super::*;
+    use skipstone_kernels::isa::Isa;
     use std::arch::x86_64::*;
 
     /// Accumulators: enough to hide the FMA's latency.
@@ -115,7 +116,7 @@ mod peak {
     }
 
     pub(super) fn gflops() -> Option<f64> {
-        skipstone_kernels::isa::Avx2::detect()?;
+        Isa::Avx2.is_available().then_some(())?;
         let time = |_| {
             let start = Instant::now();
             // SAFETY: the tier is there.

@@ -1,4 +1,4 @@
-//! Instruction set tiers, their detection, and the tokens that prove one is present.
+//! Instruction set tiers and their detection.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,6 +9,9 @@ use std::str::FromStr;
 /// |---|---|
 /// | `portable` | the target's baseline (SSE2 on x86-64, NEON on aarch64), through `wide` |
 /// | `avx2` | AVX2, FMA and F16C |
+/// | `neon` | NEON, which every aarch64 CPU has |
+/// | `neon_dot` | `neon`, and the dot products of 8-bit integers (`dotprod`) |
+/// | `neon_i8mm` | `neon_dot`, and those of unsigned by signed integers (`i8mm`) |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Isa {
@@ -16,17 +19,27 @@ pub enum Isa {
     Portable,
     /// AVX2 + FMA + F16C.
     Avx2,
+    /// NEON.
+    Neon,
+    /// NEON + `sdot`, `udot`.
+    NeonDot,
+    /// NEON + `sdot`, `udot`, `usdot`.
+    NeonI8mm,
 }
 
 impl Isa {
     /// All tiers, ascending.
-    pub const ALL: &[Self] = &[Self::Portable, Self::Avx2];
+    pub const ALL: &[Self] =
+        &[Self::Portable, Self::Avx2, Self::Neon, Self::NeonDot, Self::NeonI8mm];
 
     /// Name in environment variables, file tags and dumps.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
+            Self::Neon => "neon",
+            Self::NeonDot => "neon_dot",
+            Self::NeonI8mm => "neon_i8mm",
         }
     }
 
@@ -34,7 +47,21 @@ impl Isa {
     pub fn is_available(self) -> bool {
         match self {
             Self::Portable => true,
-            Self::Avx2 => Avx2::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("fma")
+                    && std::arch::is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => {
+                Self::NeonDot.is_available() && std::arch::is_aarch64_feature_detected!("i8mm")
+            }
+            _ => false,
         }
     }
 
@@ -70,21 +97,3 @@ impl fmt::Display for UnknownIsa {
 }
 
 impl std::error::Error for UnknownIsa {}
-
-/// Proof that AVX2, FMA and F16C are present: only [`Avx2::detect`] makes one.
-#[derive(Clone, Copy, Debug)]
-pub struct Avx2(());
-
-impl Avx2 {
-    /// The token, if this CPU and operating system have the tier.
-    pub fn detect() -> Option<Self> {
-        #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2")
-            && std::arch::is_x86_feature_detected!("fma")
-            && std::arch::is_x86_feature_detected!("f16c")
-        {
-            return Some(Self(()));
-        }
-        None
-    }
-}

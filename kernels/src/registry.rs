@@ -10,6 +10,8 @@ pub const SCONV: &[sconv::Kernel] = &[
     sconv::portable::KERNEL,
     #[cfg(target_arch = "x86_64")]
     sconv::avx2::KERNEL,
+    #[cfg(target_arch = "aarch64")]
+    sconv::neon::KERNEL,
 ];
 
 /// The best `sconv` kernel of a tier at most `isa`.
@@ -23,6 +25,8 @@ pub const HCONV: &[sconv::Kernel<f16>] = &[
     sconv::portable::HALF,
     #[cfg(target_arch = "x86_64")]
     sconv::avx2::HALF,
+    #[cfg(target_arch = "aarch64")]
+    sconv::neon::HALF,
 ];
 
 /// The best `hconv` kernel of a tier at most `isa`.
@@ -52,6 +56,10 @@ pub const WINOGRAD: &[winograd::Kernel] = &[
     winograd::f2x2_3x3::avx2::KERNEL,
     #[cfg(target_arch = "x86_64")]
     winograd::f4x4_3x3::avx2::KERNEL,
+    #[cfg(target_arch = "aarch64")]
+    winograd::f2x2_3x3::neon::KERNEL,
+    #[cfg(target_arch = "aarch64")]
+    winograd::f4x4_3x3::neon::KERNEL,
 ];
 
 /// The best Winograd transforms of a variant, of a tier at most `isa`.

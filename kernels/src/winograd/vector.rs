@@ -196,3 +196,70 @@ mod avx2 {
         }
     }
 }
+
+/// 4 channels on NEON.
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::*;
+
+    // SAFETY (all blocks): NEON is the target's baseline; addresses are the caller's.
+    impl super::Vector for float32x4_t {
+        const LANES: usize = 4;
+
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            // SAFETY: see above.
+            unsafe { vld1q_f32(p) }
+        }
+        #[inline(always)]
+        unsafe fn load_half(p: *const super::f16) -> Self {
+            // SAFETY: see above.
+            unsafe { crate::sconv::neon::widen(p) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            // SAFETY: see above.
+            unsafe { vst1q_f32(p, self) }
+        }
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: see above.
+            unsafe { vdupq_n_f32(x) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { vaddq_f32(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { vsubq_f32(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { vmulq_f32(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(self, b: Self, c: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { vfmaq_f32(c, self, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul_sub(self, b: Self, c: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { vfmaq_f32(vnegq_f32(c), self, b) }
+        }
+        #[inline(always)]
+        unsafe fn neg_mul_add(self, b: Self, c: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { vfmsq_f32(c, self, b) }
+        }
+        #[inline(always)]
+        unsafe fn clamp(self, min: Self, max: Self) -> Self {
+            // SAFETY: see above. NaN passes through both.
+            unsafe { vminq_f32(vmaxq_f32(self, min), max) }
+        }
+    }
+}
