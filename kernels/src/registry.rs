@@ -40,12 +40,20 @@ pub const QCONV: &[qconv::Kernel] = &[
     qconv::portable::KERNEL,
     #[cfg(target_arch = "x86_64")]
     qconv::avx2::KERNEL,
+    #[cfg(target_arch = "aarch64")]
+    qconv::neon::KERNEL,
+    #[cfg(target_arch = "aarch64")]
+    qconv::neon_dot::KERNEL,
+    #[cfg(target_arch = "aarch64")]
+    qconv::neon_dot::KERNEL_7_BIT,
+    #[cfg(target_arch = "aarch64")]
+    qconv::neon_i8mm::KERNEL,
 ];
 
-/// The best `qconv` kernel of a tier at most `isa`.
-pub fn qconv(isa: Isa) -> qconv::Kernel {
-    let fits = |k: &&qconv::Kernel| k.isa <= isa && k.isa.is_available();
-    *QCONV.iter().rev().find(fits).expect("the portable kernel fits every tier")
+/// The best `qconv` kernel of a tier at most `isa` for activations up to `max`.
+pub fn qconv(isa: Isa, max: u8) -> qconv::Kernel {
+    let fits = |k: &&qconv::Kernel| k.isa <= isa && k.isa.is_available() && k.max >= max;
+    *QCONV.iter().rev().find(fits).expect("the portable kernel fits every tier and activation")
 }
 
 /// All Winograd transforms, best last.

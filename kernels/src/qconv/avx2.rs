@@ -18,7 +18,7 @@ use crate::layout::OC_PANEL;
 use crate::requant::{HALF, avx2::store};
 
 /// The kernel's registry entry.
-pub const KERNEL: Kernel = Kernel::new("avx2-qconv-8x8", Isa::Avx2, true, panel);
+pub const KERNEL: Kernel = Kernel::new("avx2-qconv-8x8", Isa::Avx2, true, u8::MAX, panel);
 
 /// # Safety
 /// As [`Kernel::run_raw`], on a CPU with AVX2.

@@ -28,6 +28,12 @@
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
+#[cfg(target_arch = "aarch64")]
+pub mod neon_dot;
+#[cfg(target_arch = "aarch64")]
+pub mod neon_i8mm;
 pub mod portable;
 
 use crate::isa::Isa;
@@ -125,6 +131,8 @@ pub struct Kernel {
     pub isa: Isa,
     /// Whether it adds groups in i16, and so needs the certificate [`fits`] of each.
     pub grouped: bool,
+    /// The largest activation for which its sums are exact.
+    pub max: u8,
     raw: unsafe fn(&PanelArgs),
 }
 
@@ -133,9 +141,10 @@ impl Kernel {
         name: &'static str,
         isa: Isa,
         grouped: bool,
+        max: u8,
         raw: unsafe fn(&PanelArgs),
     ) -> Self {
-        Self { name, isa, grouped, raw }
+        Self { name, isa, grouped, max, raw }
     }
 
     /// Runs the kernel on raw addresses.
@@ -150,7 +159,8 @@ impl Kernel {
     /// - No other thread accesses those elements of the destination and of `partial` during the
     ///   call, or writes what is read.
     ///
-    /// Where the certificate is missing, a grouped kernel's sums are wrong, but nothing worse.
+    /// Where the certificate is missing, a grouped kernel's sums are wrong, but nothing worse; so are
+    /// those of any kernel where an activation exceeds `self.max`.
     #[inline]
     pub unsafe fn run_raw(&self, args: &PanelArgs) {
         // SAFETY: passed on to the caller.
@@ -160,8 +170,8 @@ impl Kernel {
     /// Runs the kernel on slices: one k-chunk from bias to result.
     ///
     /// # Panics
-    /// If the CPU lacks `self.isa`, an offset leaves its slice, or the kernel is grouped and a group
-    /// does not fit the source's largest element.
+    /// If the CPU lacks `self.isa`, an offset leaves its slice, an activation exceeds `self.max`, or the
+    /// kernel is grouped and a group does not fit the source's largest element.
     pub fn run(&self, job: PanelJob<'_>) {
         assert!(self.isa.is_available(), "{} needs {}", self.name, self.isa);
         let max = |offsets: &[u32]| offsets.iter().copied().max().unwrap_or(0) as usize;
@@ -171,6 +181,7 @@ impl Kernel {
             return;
         }
         let largest = job.src.iter().copied().max().unwrap_or(0);
+        assert!(largest <= self.max, "{} takes activations up to {}", self.name, self.max);
         for strip in &job.strips {
             let nb_quads = nb_quads(strip.groups);
             assert_eq!((strip.taps.len(), strip.weights.len()), (nb_quads, nb_quads * QUAD_LEN));

@@ -12,7 +12,7 @@ use crate::requant::HALF;
 use crate::requant::portable::store;
 
 /// The kernel's registry entry.
-pub const KERNEL: Kernel = Kernel::new("portable-qconv-4x8", Isa::Portable, false, panel);
+pub const KERNEL: Kernel = Kernel::new("portable-qconv-4x8", Isa::Portable, false, u8::MAX, panel);
 
 /// # Safety
 /// As [`Kernel::run_raw`].

@@ -33,7 +33,7 @@ impl Builder<'_> {
         };
         let src = operand(0, window);
         let residual = conv.residual.then(|| operand(1, WindowAttrs::POINT));
-        let kernel = registry::qconv(self.isa);
+        let kernel = registry::qconv(self.isa, src.quantization.max);
         let certified_max = kernel.grouped.then_some(src.quantization.max);
         let quads =
             self.model.quads(conv.weights, Packing { layout: src.act.layout, certified_max });

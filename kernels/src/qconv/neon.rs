@@ -1,0 +1,180 @@
+//! `qconv` for NEON. See the module above for the loop nest; what is done to it here:
+//!
+//! 1. A tile of 8 pixels by 8 channels stays in registers: 16 accumulators, a quad's weights, and
+//!    its source bytes, one register per pixel.
+//! 2. Sums are of 32 bits, so that groups need no certificate. Without dot products, activations and
+//!    weights are widened to 16 bits, weights once for all pixels, and 8 multiplications by a lane
+//!    make a quad of a pixel.
+//! 3. A tile's two strips follow each other, so the second finds the source in L1.
+//!
+//! The tile and its loop are those of all NEON tiers, which differ in a quad's [`Arithmetic`].
+
+use std::arch::aarch64::*;
+use std::array::from_fn;
+
+use super::{Kernel, PanelArgs, QUAD_LEN, row_tiles};
+use crate::isa::Isa;
+use crate::layout::OC_PANEL;
+use crate::requant::HALF;
+use crate::requant::neon::{Half, store};
+
+/// The kernel's registry entry.
+pub const KERNEL: Kernel = Kernel::new("neon-qconv-8x8", Isa::Neon, false, u8::MAX, panel::<Widen>);
+
+/// How a quad is multiplied.
+///
+/// # Safety
+/// All methods need the tier of the implementing type on the running CPU.
+pub(super) trait Arithmetic {
+    /// A quad's weights.
+    type Weights: Copy;
+    /// The source bytes of a quad.
+    type Bytes: Copy;
+
+    /// # Safety
+    /// A quad of weights is readable.
+    unsafe fn weights(weights: *const i8) -> Self::Weights;
+    /// # Safety
+    /// 4 bytes are readable.
+    unsafe fn bytes(bytes: *const u8) -> Self::Bytes;
+    /// `acc` plus the products.
+    unsafe fn add(acc: Half, weights: Self::Weights, bytes: Self::Bytes) -> Half;
+    /// What all pixels' sums lack of a quad, if anything, added to `acc`.
+    #[inline(always)]
+    unsafe fn add_missing(acc: Half, _: Self::Weights) -> Half {
+        acc
+    }
+}
+
+/// Multiplications of 16 bits with sums of 32.
+struct Widen;
+
+impl Arithmetic for Widen {
+    /// By input channel, of 8 output channels each.
+    type Weights = [int16x8_t; 4];
+    type Bytes = int16x4_t;
+
+    #[inline(always)]
+    unsafe fn weights(weights: *const i8) -> Self::Weights {
+        // SAFETY: the caller's.
+        unsafe {
+            let int8x8x4_t(a, b, c, d) = vld4_s8(weights);
+            [a, b, c, d].map(|w| vmovl_s8(w))
+        }
+    }
+    #[inline(always)]
+    unsafe fn bytes(bytes: *const u8) -> Self::Bytes {
+        // SAFETY: the caller's.
+        unsafe {
+            let bytes = vreinterpret_u8_u32(vdup_n_u32(bytes.cast::<u32>().read_unaligned()));
+            vget_low_s16(vreinterpretq_s16_u16(vmovl_u8(bytes)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn add([low, high]: Half, w: Self::Weights, x: Self::Bytes) -> Half {
+        // SAFETY: the trait's.
+        unsafe {
+            let low = vmlal_lane_s16::<0>(low, vget_low_s16(w[0]), x);
+            let low = vmlal_lane_s16::<1>(low, vget_low_s16(w[1]), x);
+            let low = vmlal_lane_s16::<2>(low, vget_low_s16(w[2]), x);
+            let low = vmlal_lane_s16::<3>(low, vget_low_s16(w[3]), x);
+            let high = vmlal_high_lane_s16::<0>(high, w[0], x);
+            let high = vmlal_high_lane_s16::<1>(high, w[1], x);
+            let high = vmlal_high_lane_s16::<2>(high, w[2], x);
+            let high = vmlal_high_lane_s16::<3>(high, w[3], x);
+            [low, high]
+        }
+    }
+}
+
+/// # Safety
+/// As [`Kernel::run_raw`].
+pub(super) unsafe fn panel<A: Arithmetic>(args: &PanelArgs) {
+    let (rows, tall, short) = row_tiles(args.nb_pixels);
+    let mut m = 0;
+    for t in 0..tall + short {
+        let rows = if t < tall { rows } else { rows - 1 };
+        // SAFETY: the tiles partition `0..nb_pixels`.
+        unsafe {
+            match rows {
+                8 => strips::<A, 8>(args, m),
+                7 => strips::<A, 7>(args, m),
+                6 => strips::<A, 6>(args, m),
+                5 => strips::<A, 5>(args, m),
+                4 => strips::<A, 4>(args, m),
+                3 => strips::<A, 3>(args, m),
+                2 => strips::<A, 2>(args, m),
+                _ => strips::<A, 1>(args, m),
+            }
+        }
+        m += rows;
+    }
+}
+
+/// Pixels `m..m + ROWS` of all channels that are needed.
+///
+/// # Safety
+/// As [`panel`], and `m + ROWS <= nb_pixels`.
+unsafe fn strips<A: Arithmetic, const ROWS: usize>(args: &PanelArgs, m: usize) {
+    // Both halves of a carried sum are needed; of a stored panel only what the tensor has.
+    let nb_halves = if args.last { args.requant.dst.nb_halves() } else { 2 };
+    for half in 0..nb_halves {
+        // SAFETY: the caller's.
+        unsafe { tile::<A, ROWS>(args, m, half) }
+    }
+}
+
+/// One register tile: pixels `m..m + ROWS`, channels `8*half..8*half + 8` of the panel.
+///
+/// # Safety
+/// As [`panel`], `m + ROWS <= nb_pixels` and `half < 2`.
+#[inline(never)]
+unsafe fn tile<A: Arithmetic, const ROWS: usize>(args: &PanelArgs, m: usize, half: usize) {
+    let strip = &args.strips[half];
+    // SAFETY: every offset is one the contract of `Kernel::run_raw` covers.
+    unsafe {
+        let rows: [*const u8; ROWS] =
+            from_fn(|r| args.src.add(*args.src_pixels.add(m + r) as usize));
+        let partial = args.partial.wrapping_add(m * OC_PANEL + half * HALF);
+        let mut acc: [Half; ROWS] = if args.first {
+            [load(args.bias.add(half * HALF)); ROWS]
+        } else {
+            from_fn(|r| load(partial.add(r * OC_PANEL)))
+        };
+        let mut missing = [vdupq_n_s32(0); 2];
+        let (mut weights, mut tap) = (strip.weights, strip.taps);
+        for _ in 0..strip.nb_quads() {
+            let (w, offset) = (A::weights(weights), *tap as usize);
+            for r in 0..ROWS {
+                acc[r] = A::add(acc[r], w, A::bytes(rows[r].add(offset)));
+            }
+            missing = A::add_missing(missing, w);
+            weights = weights.add(QUAD_LEN);
+            tap = tap.add(1);
+        }
+        for r in 0..ROWS {
+            acc[r] = [0, 1].map(|i| vaddq_s32(acc[r][i], missing[i]));
+        }
+        if !args.last {
+            for r in 0..ROWS {
+                vst1q_s32(partial.add(r * OC_PANEL), acc[r][0]);
+                vst1q_s32(partial.add(r * OC_PANEL + 4), acc[r][1]);
+            }
+            return;
+        }
+        let dst_pixels = from_fn(|r| *args.dst_pixels.add(m + r) as usize);
+        let res_pixels = match args.requant.residual {
+            Some(_) => from_fn(|r| *args.res_pixels.add(m + r) as usize),
+            None => [0; ROWS],
+        };
+        store(&args.requant, &acc, half, &dst_pixels, &res_pixels);
+    }
+}
+
+/// # Safety
+/// 8 elements at `p` are readable.
+#[inline(always)]
+unsafe fn load(p: *const i32) -> Half {
+    // SAFETY: the caller's.
+    unsafe { [vld1q_s32(p), vld1q_s32(p.add(4))] }
+}
