@@ -84,6 +84,10 @@ pub const QWINOGRAD: &[qwinograd::Kernel] = &[
     qwinograd::f2x2_3x3::avx2::KERNEL,
     #[cfg(target_arch = "x86_64")]
     qwinograd::f4x4_3x3::avx2::KERNEL,
+    #[cfg(target_arch = "aarch64")]
+    qwinograd::f2x2_3x3::neon::KERNEL,
+    #[cfg(target_arch = "aarch64")]
+    qwinograd::f4x4_3x3::neon::KERNEL,
 ];
 
 /// The best integer Winograd transforms of a variant, of a tier at most `isa`.

@@ -254,3 +254,108 @@ pub(super) mod avx2 {
         }
     }
 }
+
+/// 128 bits on NEON.
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon {
+    use std::arch::aarch64::*;
+
+    use super::{Longs, Words};
+    use crate::requant::{self, Requant};
+
+    /// 8 lanes of 32 bits.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct I32x8([int32x4_t; 2]);
+
+    // SAFETY (all blocks): NEON is the target's baseline; addresses are the caller's.
+    impl Words for int16x8_t {
+        const LANES: usize = 8;
+
+        #[inline(always)]
+        unsafe fn load_u8(p: *const u8) -> Self {
+            // SAFETY: see above.
+            unsafe { vreinterpretq_s16_u16(vmovl_u8(vld1_u8(p))) }
+        }
+        #[inline(always)]
+        unsafe fn load_i8(p: *const i8) -> Self {
+            // SAFETY: see above.
+            unsafe { vmovl_s8(vld1_s8(p)) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut i16) {
+            // SAFETY: see above.
+            unsafe { vst1q_s16(p, self) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { vaddq_s16(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { vsubq_s16(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn shl<const N: i32>(self) -> Self {
+            // SAFETY: see above.
+            unsafe { vshlq_n_s16::<N>(self) }
+        }
+        #[inline(always)]
+        unsafe fn times(self, k: i16) -> Self {
+            // SAFETY: see above.
+            unsafe { vmulq_n_s16(self, k) }
+        }
+    }
+
+    // SAFETY (all blocks): as above.
+    impl Longs for I32x8 {
+        #[inline(always)]
+        unsafe fn load(p: *const i32) -> Self {
+            // SAFETY: see above.
+            unsafe { Self([vld1q_s32(p), vld1q_s32(p.add(4))]) }
+        }
+        #[inline(always)]
+        unsafe fn splat(x: i32) -> Self {
+            // SAFETY: see above.
+            unsafe { Self([vdupq_n_s32(x); 2]) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { Self([vaddq_s32(self.0[0], b.0[0]), vaddq_s32(self.0[1], b.0[1])]) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { Self([vsubq_s32(self.0[0], b.0[0]), vsubq_s32(self.0[1], b.0[1])]) }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe { Self([vmulq_s32(self.0[0], b.0[0]), vmulq_s32(self.0[1], b.0[1])]) }
+        }
+        #[inline(always)]
+        unsafe fn shl<const N: i32>(self) -> Self {
+            // SAFETY: see above.
+            unsafe { Self(self.0.map(|v| vshlq_n_s32::<N>(v))) }
+        }
+        #[inline(always)]
+        unsafe fn sra<const N: i32>(self) -> Self {
+            // SAFETY: see above.
+            unsafe { Self(self.0.map(|v| vshrq_n_s32::<N>(v))) }
+        }
+        #[inline(always)]
+        unsafe fn requantize<const N: usize>(
+            sums: [Self; N],
+            requant: &Requant,
+            half: usize,
+            dst_pixels: [usize; N],
+            res_pixels: [usize; N],
+        ) {
+            let sums = sums.map(|s| s.0);
+            // SAFETY: see above.
+            unsafe { requant::neon::store(requant, &sums, half, &dst_pixels, &res_pixels) }
+        }
+    }
+}

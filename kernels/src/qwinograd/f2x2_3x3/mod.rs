@@ -1,9 +1,11 @@
 //! F(2x2, 3x3) at the points 0, 1, -1 and infinity, s = 2.
 //!
-//! One algorithm over `Words` and `Longs`; `avx2` and `portable` instantiate it.
+//! One algorithm over `Words` and `Longs`; `avx2`, `neon` and `portable` instantiate it.
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
 pub mod portable;
 
 use super::Variant;

@@ -1,11 +1,13 @@
 //! F(4x4, 3x3) at the points 0, 1, -1, 2, -2 and infinity, s = 24.
 //!
-//! One algorithm over `Words` and `Longs`; `avx2` and `portable` instantiate it. As in f32, all three
+//! One algorithm over `Words` and `Longs`; `avx2`, `neon` and `portable` instantiate it. As in f32, all three
 //! transforms take the points of a +- pair together and never hold more than two rows of the
 //! half-transformed tile, so that a tile goes from loads to stores in 16 registers.
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
 pub mod portable;
 
 use super::Variant;

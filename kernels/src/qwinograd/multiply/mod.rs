@@ -13,6 +13,8 @@
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
 pub mod portable;
 
 pub use super::MultiplyArgs;

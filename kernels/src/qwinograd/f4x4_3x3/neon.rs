@@ -1,0 +1,41 @@
+//! F(4x4, 3x3) for NEON: 8 channels per vector of inputs and filters, 8 per pair of vectors of sums.
+
+use std::arch::aarch64::int16x8_t;
+
+use super::super::tiles;
+use super::super::vector::neon::I32x8;
+use super::super::{FilterArgs, InputArgs, Kernel, OutputArgs, Variant, multiply};
+use super::F4x4;
+use crate::isa::Isa;
+
+/// The kernel's registry entry.
+pub const KERNEL: Kernel = Kernel {
+    name: "neon-qwinograd-f4x4",
+    isa: Isa::Neon,
+    variant: Variant::F4,
+    filter: transform_filter,
+    input: transform_input,
+    output: transform_output,
+    multiply: multiply::neon::multiply,
+};
+
+/// # Safety
+/// As [`Kernel::transform_filter_raw`].
+unsafe fn transform_filter(args: &FilterArgs) {
+    // SAFETY: the contract is the caller's.
+    unsafe { tiles::transform_filter::<F4x4, int16x8_t>(args) }
+}
+
+/// # Safety
+/// As [`Kernel::transform_input_raw`].
+unsafe fn transform_input(args: &InputArgs) {
+    // SAFETY: the contract is the caller's.
+    unsafe { tiles::transform_input::<F4x4, int16x8_t>(args) }
+}
+
+/// # Safety
+/// As [`Kernel::transform_output_raw`].
+unsafe fn transform_output(args: &OutputArgs) {
+    // SAFETY: the contract is the caller's.
+    unsafe { tiles::transform_output::<F4x4, I32x8>(args) }
+}
