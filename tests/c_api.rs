@@ -200,3 +200,16 @@ fn a_fork_is_detected() {
     assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
     assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status}");
 }
+
+#[test]
+fn the_header_has_the_version_of_the_library() {
+    let header = include_str!("../src/capi/skipstone.h");
+    for (name, version) in [
+        ("MAJOR", env!("CARGO_PKG_VERSION_MAJOR")),
+        ("MINOR", env!("CARGO_PKG_VERSION_MINOR")),
+        ("PATCH", env!("CARGO_PKG_VERSION_PATCH")),
+    ] {
+        let line = format!("#define SKIPSTONE_{name} {version}");
+        assert!(header.lines().any(|l| l == line), "skipstone.h: {line}");
+    }
+}

@@ -10,13 +10,14 @@
 #define SKIPSTONE_H
 
 /* Made by cbindgen from src/capi; change it there. */
-#define SKIPSTONE_MAJOR 0
-#define SKIPSTONE_MINOR 1
-#define SKIPSTONE_PATCH 0
-
 
 #include <stddef.h>
 #include <stdint.h>
+
+// The version of the library.
+#define SKIPSTONE_MAJOR 0
+#define SKIPSTONE_MINOR 1
+#define SKIPSTONE_PATCH 0
 
 // Elements are 32-bit floats.
 #define SKIPSTONE_F32 0
@@ -95,58 +96,6 @@
 // Results differ from the reference they are held against.
 #define SKIPSTONE_ERROR_MISMATCH -15
 
-#define FLOAT 1
-
-#define UINT8 2
-
-#define INT8 3
-
-#define UINT16 4
-
-#define INT16 5
-
-#define INT32 6
-
-#define INT64 7
-
-#define BOOL 9
-
-#define FLOAT16 10
-
-#define DOUBLE 11
-
-#define BFLOAT16 16
-
-// Largest batch.
-#define MAX_BATCH 4096
-
-// Signal over noise, in dB, below which a layer is better left in float: 3 % of noise.
-#define LEAST_DECIBELS 15.0
-
-// Alignment in bytes of every buffer and weight section: a cache line, and a 512-bit vector.
-#define ALIGN_BYTES 64
-
-// Most threads a runtime may have.
-#define MAX_THREADS 256
-
-// Fewest runs that tell a difference from noise.
-#define TuneOptions_MIN_ROUNDS 5
-
-// How a convolution is computed.
-typedef struct Algorithm Algorithm;
-
-// Bounds applied after an operator: `min(max(x, min), max)`.
-typedef struct Clamp Clamp;
-
-// What to choose streams, threads and batches for.
-typedef struct Hint Hint;
-
-// Which rounding errors a plan may trade for time.
-typedef struct Numerics Numerics;
-
-// What a section holds; a file may have kinds that this version does not know.
-typedef struct SectionKind SectionKind;
-
 // An opened model. Immutable; used by any number of threads. Sessions keep what they need of it.
 typedef struct skipstone_model skipstone_model;
 
@@ -194,7 +143,7 @@ typedef struct {
   // The elements; f32 are aligned to 4 bytes.
   const void *data;
   // Their size in bytes: tells how many images they are.
-  uintptr_t size;
+  size_t size;
 } skipstone_input;
 
 // One output of a run: f32, dense, in the network's own axes, as many images as the inputs have.
@@ -206,7 +155,7 @@ typedef struct {
   // Where results go.
   float *data;
   // Its size in bytes.
-  uintptr_t size;
+  size_t size;
 } skipstone_output;
 
 // Where a request's time went.
@@ -268,37 +217,6 @@ typedef struct {
   uint64_t running_images;
 } skipstone_stats;
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-// The smallest and the largest scale.
-#define Quantization_SCALES { 1e-30, 1e30, }
-
-
-
-
-
-
-
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -324,7 +242,7 @@ int32_t skipstone_model_open(const char *path, uint32_t flags, skipstone_model *
 //
 // # Safety
 // `data` is NULL or valid for reads of `size` bytes, `out` NULL or valid for writes.
-int32_t skipstone_model_from_memory(const void *data, uintptr_t size, skipstone_model **out);
+int32_t skipstone_model_from_memory(const void *data, size_t size, skipstone_model **out);
 
 // NULL is fine.
 //
@@ -337,16 +255,16 @@ void skipstone_model_destroy(skipstone_model *model);
 // # Safety
 // Pointers are NULL or valid.
 int32_t skipstone_model_counts(const skipstone_model *model,
-                               uintptr_t *inputs,
-                               uintptr_t *outputs,
-                               uintptr_t *labels);
+                               size_t *inputs,
+                               size_t *outputs,
+                               size_t *labels);
 
 // An input, with its default size.
 //
 // # Safety
 // Pointers are NULL or valid; `out->struct_size` says the size of `*out`.
 int32_t skipstone_model_input(const skipstone_model *model,
-                              uintptr_t index,
+                              size_t index,
                               skipstone_tensor_info *out);
 
 // An output, for inputs of the default size.
@@ -354,14 +272,14 @@ int32_t skipstone_model_input(const skipstone_model *model,
 // # Safety
 // As `skipstone_model_input`.
 int32_t skipstone_model_output(const skipstone_model *model,
-                               uintptr_t index,
+                               size_t index,
                                skipstone_tensor_info *out);
 
 // The name of a class; it lives as long as the model.
 //
 // # Safety
 // Pointers are NULL or valid.
-int32_t skipstone_model_label(const skipstone_model *model, uintptr_t index, const char **out);
+int32_t skipstone_model_label(const skipstone_model *model, size_t index, const char **out);
 
 // How photographs are prepared, as JSON; it lives as long as the model.
 // SKIPSTONE_ERROR_UNSUPPORTED if the model does not say.
@@ -450,7 +368,7 @@ void skipstone_session_destroy(skipstone_session *session);
 // # Safety
 // Pointers are NULL or valid; `out->struct_size` says the size of `*out`.
 int32_t skipstone_session_input(const skipstone_session *session,
-                                uintptr_t index,
+                                size_t index,
                                 skipstone_tensor_info *out);
 
 // An output, with the size it has in this session.
@@ -458,7 +376,7 @@ int32_t skipstone_session_input(const skipstone_session *session,
 // # Safety
 // As `skipstone_session_input`.
 int32_t skipstone_session_output(const skipstone_session *session,
-                                 uintptr_t index,
+                                 size_t index,
                                  skipstone_tensor_info *out);
 
 // What was chosen, and the plan of a batch of one step by step, as JSON; it lives as long as the
@@ -477,9 +395,9 @@ int32_t skipstone_session_report(const skipstone_session *session, const char **
 // have the size that the first one's struct_size says.
 int32_t skipstone_session_run(const skipstone_session *session,
                               const skipstone_input *inputs,
-                              uintptr_t input_count,
+                              size_t input_count,
                               const skipstone_output *outputs,
-                              uintptr_t output_count,
+                              size_t output_count,
                               int64_t timeout_us,
                               skipstone_timing *timing);
 
@@ -491,9 +409,9 @@ int32_t skipstone_session_run(const skipstone_session *session,
 // As `skipstone_session_run`, until `done` is called.
 int32_t skipstone_session_submit(const skipstone_session *session,
                                  const skipstone_input *inputs,
-                                 uintptr_t input_count,
+                                 size_t input_count,
                                  const skipstone_output *outputs,
-                                 uintptr_t output_count,
+                                 size_t output_count,
                                  int64_t timeout_us,
                                  skipstone_done done,
                                  void *user);
@@ -506,11 +424,11 @@ int32_t skipstone_session_submit(const skipstone_session *session,
 // the first one's struct_size says.
 int32_t skipstone_session_classify(const skipstone_session *session,
                                    const void *file,
-                                   uintptr_t size,
+                                   size_t size,
                                    int64_t timeout_us,
                                    skipstone_class *classes,
-                                   uintptr_t capacity,
-                                   uintptr_t *count);
+                                   size_t capacity,
+                                   size_t *count);
 
 // Counters.
 //
@@ -531,8 +449,8 @@ int32_t skipstone_session_close(const skipstone_session *session);
 //
 // # Safety
 // `buffer` is NULL or valid for writes of `size` bytes.
-uintptr_t skipstone_last_error(char *buffer,
-                               uintptr_t size);
+size_t skipstone_last_error(char *buffer,
+                            size_t size);
 
 // The name of a status, e.g. "queue full"; never NULL, static.
 const char *skipstone_status_name(int32_t status);
