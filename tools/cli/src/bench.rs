@@ -1,5 +1,7 @@
 //! `bench`: latency and throughput.
 
+mod scenario;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,7 +20,7 @@ use crate::units::{self, ms};
 /// Measure latency and throughput
 ///
 /// The input is random, and the same every time. Opening and planning, the first run and the steady
-/// state are told apart.
+/// state are told apart. With `--scenario`, a session with a queue gets MLPerf's load.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A packed model
@@ -32,7 +34,7 @@ pub(crate) struct Args {
     /// Measure for at least this long
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = parse_seconds)]
     min_secs: f64,
-    /// Measure at least this many runs
+    /// Measure at least this many runs, queries of a scenario, or images of `offline`
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = units::parse_positive)]
     num_runs: usize,
     /// Runs before measuring, the first one included
@@ -44,6 +46,8 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    load: scenario::ScenarioArgs,
     #[command(flatten)]
     execution: ExecutionArgs,
     #[command(flatten)]
@@ -95,6 +99,9 @@ struct Latency {
 }
 
 pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
+    if let Some(scenario) = args.load.scenario {
+        return scenario::run(args, scenario, ui);
+    }
     let model = args.open.open(&args.model)?;
     let runtime = args.execution.start(ui)?;
     let options = ExecutorOptions {
@@ -109,7 +116,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     let init = ui.elapsed();
 
     let inputs: Vec<Vec<f32>> = (0..model.graph().inputs.len())
-        .map(|i| noise(i as u64, executor.input_dims(i).iter().product()))
+        .map(|i| Noise::new(i as u64).take(executor.input_dims(i).iter().product()).collect())
         .collect();
     let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
     let first = time(|| executor.run(&inputs))?;
@@ -239,15 +246,28 @@ fn time(run: impl FnOnce() -> skipstone::Result<()>) -> skipstone::Result<Durati
 }
 
 /// Uniform random numbers in -1..1, the same for the same seed.
-fn noise(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
+struct Noise(u64);
+
+impl Noise {
+    fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// In 0..1.
+    fn fraction(&mut self) -> f64 {
         // Knuth's MMIX generator; its high bits are good enough to measure with.
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f64 / (1 << 24) as f64
+    }
+}
+
+impl Iterator for Noise {
+    type Item = f32;
+
+    fn next(&mut self) -> Option<f32> {
+        Some((2.0 * self.fraction() - 1.0) as f32)
+    }
 }
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
@@ -271,8 +291,9 @@ mod tests {
 
     #[test]
     fn noise_is_repeatable_and_within_bounds() {
-        let values = noise(7, 1000);
-        assert_eq!(values, noise(7, 1000));
+        let noise = || Noise::new(7).take(1000).collect::<Vec<_>>();
+        let values = noise();
+        assert_eq!(values, noise());
         assert!(values.iter().all(|v| (-1.0..1.0).contains(v)));
         let mean = values.iter().sum::<f32>() / 1000.0;
         assert!(mean.abs() < 0.1, "{mean}");

@@ -28,7 +28,7 @@ pub(crate) struct OpenArgs {
 pub(crate) struct ExecutionArgs {
     /// Threads per inference [default: the CPUs this process may use; see `skipstone doctor`]
     #[arg(long, value_name = "N", value_parser = units::parse_positive)]
-    threads: Option<usize>,
+    pub(crate) threads: Option<usize>,
 
     /// Which rounding errors may be traded for time: `strict` is direct convolution alone, `fast` also
     /// uses Winograd

@@ -165,3 +165,34 @@ fn bench_reports_everything() {
     assert!(text.contains("median of 20 runs") && text.contains("[1, 3, 64, 48]"), "{text}");
     assert!(bench(&["--json"]).json().get("layers").is_none());
 }
+
+#[test]
+fn bench_scenarios_report_what_mlperf_does() {
+    let folder = Folder::new("bench-scenarios");
+    folder.pack("tiny_resnet", &[]);
+    let bench = |args: &[&str]| {
+        let common = ["bench", "tiny_resnet.skip", "--min-secs", "0", "--num-runs", "40", "--json"];
+        folder.skipstone(&[&common, args].concat())
+    };
+    for (scenario, percentile, images) in [("single-stream", "p90", 1), ("multi-stream", "p99", 8)]
+    {
+        let json = bench(&["--scenario", scenario, "--threads", "2"]).json();
+        assert_eq!(json["metric"]["value"], json["latency_ms"][percentile], "{json}");
+        assert_eq!((&json["queries"], &json["images_per_query"]), (&40.into(), &images.into()));
+        assert_eq!(json["valid"], true, "{json}");
+    }
+    let json = bench(&["--scenario", "offline", "--streams", "2", "--max-batch", "3"]).json();
+    assert_eq!((&json["streams"], &json["max_batch"]), (&2.into(), &3.into()), "{json}");
+    assert!(json["metric"]["value"].as_f64().unwrap() > 0.0 && json["latency_ms"].is_null());
+
+    let server = ["--scenario", "server", "--target-qps", "1000", "--target-latency-ms"];
+    let json = bench(&[&server[..], &["60000"]].concat()).json();
+    assert_eq!((&json["queries"], &json["valid"]), (&40.into(), &true.into()), "{json}");
+    assert!(json["metric"]["value"].as_f64().unwrap() < 2500.0, "faster than it was asked: {json}");
+    let (late, _) = bench(&[&server[..], &["0.000001"]].concat()).exits(1);
+    assert!(late.contains("\"valid\": false"), "{late}");
+
+    bench(&["--scenario", "server"]).exits(2);
+    bench(&["--scenario", "offline", "--batch", "2"]).exits(2);
+    bench(&["--streams", "2"]).exits(2);
+}
