@@ -7,35 +7,12 @@ Needs `pip install -r tools/server/requirements.txt`. Exits with 1 at the first 
 """
 
 import base64
-import socket
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import tritonclient.http as triton
+from serving import CALM, MODEL, PHOTO, Server
 from tritonclient.utils import InferenceServerException
-
-PHOTO = Path(__file__).parent.parent / "cli/assets/photo.jpg"
-MODEL = "open_nsfw"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until_ready(client):
-    for _ in range(600):
-        try:
-            if client.is_server_ready():
-                return
-        except OSError:
-            pass
-        time.sleep(0.1)
-    raise SystemExit("the server does not get ready")
 
 
 def tensor(name, array, datatype, binary):
@@ -113,21 +90,15 @@ def statistics(client):
 
 
 def main():
-    address = f"127.0.0.1:{free_port()}"
-    command = [sys.argv[1], "serve", "--listen", address, "--drain-delay", "0", "--timeout-ms", "60000"]
-    server = subprocess.Popen(command)
-    try:
-        with triton.InferenceServerClient(address, network_timeout=120) as client:
-            wait_until_ready(client)
-            given, wanted = metadata(client)
-            tensors(client, given, wanted)
-            images(client, given, wanted)
-            errors(client, given)
-            statistics(client)
-    finally:
-        server.terminate()
-        code = server.wait(60)
-    assert code == 0, f"the server ended with {code}"
+    with (
+        Server(sys.argv[1], *CALM) as server,
+        triton.InferenceServerClient(server.address, network_timeout=120) as client,
+    ):
+        given, wanted = metadata(client)
+        tensors(client, given, wanted)
+        images(client, given, wanted)
+        errors(client, given)
+        statistics(client)
     print("health, metadata, tensors, images, classification, errors, statistics: ok")
 
 

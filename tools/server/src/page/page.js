@@ -154,6 +154,12 @@ function draw(svg, series) {
 const history = { ok: [], refused: [], median: [], p99: [] };
 let readings = [];
 
+function drawAll() {
+  const { ok, refused, median, p99 } = history;
+  draw($("throughput"), { ok, refused });
+  draw($("latency"), { median, p99 });
+}
+
 function record(reading) {
   readings.push(reading);
   readings = readings.slice(-6);
@@ -169,9 +175,8 @@ function record(reading) {
   add("refused", rate("refused"));
   add("median", quantile(reading, readings[0], 0.5));
   add("p99", quantile(reading, readings[0], 0.99));
-  const { ok, refused, median, p99 } = history;
-  draw($("throughput"), { ok, refused });
-  draw($("latency"), { median, p99 });
+  drawAll();
+  const { ok, median, p99 } = history;
   const text = (value, digits) => (value === null ? "–" : value.toFixed(digits));
   $("throughput-now").textContent = text(ok.at(-1), 1);
   $("latency-now").textContent = text(median.at(-1), 1);
@@ -221,7 +226,7 @@ async function poll() {
 }
 
 $("model").addEventListener("change", forget);
-draw($("throughput"), {});
-draw($("latency"), {});
+addEventListener("resize", drawAll);
+drawAll();
 poll();
 setInterval(poll, 1000);
