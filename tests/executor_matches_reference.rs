@@ -17,6 +17,7 @@ fn tolerance(numerics: Numerics) -> f32 {
     match numerics {
         Numerics::Strict => 1e-5,
         Numerics::Fast => 5e-5,
+        Numerics::Relaxed => 5e-4,
     }
 }
 

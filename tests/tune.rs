@@ -80,16 +80,19 @@ fn logits(executor: &mut Executor) -> Vec<u32> {
 #[test]
 fn every_candidate_gives_its_algorithms_bits() {
     let model = common::packed(&synth_network(ARCH));
+    // The class that allows every algorithm.
+    let numerics = Numerics::Relaxed;
     for isa in Isa::ALL.iter().copied().filter(|isa| isa.is_available()) {
         for threads in [1, 3] {
             let runtime = Runtime::builder().threads(threads).isa(isa).build().expect("starts");
-            let table = tuned(&model, &runtime, &quick());
+            let table = tuned(&model, &runtime, &TuneOptions { numerics, ..quick() });
             let methods: Vec<_> = table.layers.iter().flat_map(|l| &l.measured).collect();
             assert!(methods.len() > 2 * table.layers.len(), "{methods:?}");
             let mut expected: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
             let mut tried = std::collections::BTreeSet::new();
             for method in methods.iter().map(|m| &m.method).filter(|m| tried.insert(*m)) {
-                let mut executor = executor(&model, &runtime, &given(forced(&table, method)));
+                let options = ExecutorOptions { numerics, ..given(forced(&table, method)) };
+                let mut executor = executor(&model, &runtime, &options);
                 let choices = executor.plan().steps.iter().filter_map(|s| s.choice.as_ref());
                 assert!(choices.into_iter().any(|c| c.method == method), "{method} is not used");
                 let algorithm = Algorithm::ALL.into_iter().find(|a| method.starts_with(a.name()));

@@ -6,7 +6,9 @@
 mod common;
 
 use common::guarded::{Guarded, Placement};
-use common::{Line, Rng, flat, winograd_f2_tolerance, winograd_f4_tolerance};
+use common::{
+    Line, Rng, flat, winograd_f2_tolerance, winograd_f4_tolerance, winograd_f6_tolerance,
+};
 use skipstone_kernels::layout::{C_BLOCK, LayoutTag, OC_PANEL};
 use skipstone_kernels::pack::{ConvGeometry, pack};
 use skipstone_kernels::registry;
@@ -386,6 +388,7 @@ fn kernels_convolve_within_the_variants_tolerance() {
             let tolerance = match kernel.variant {
                 Variant::F2 => winograd_f2_tolerance(),
                 Variant::F4 => winograd_f4_tolerance(),
+                Variant::F6 => winograd_f6_tolerance(),
             };
             assert!(error <= tolerance, "{} {oc} {ic} {h}x{w}: {error:e}", kernel.name);
         }

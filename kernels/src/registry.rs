@@ -58,16 +58,21 @@ pub fn qconv(isa: Isa, max: u8) -> qconv::Kernel {
 
 /// All Winograd transforms, best last.
 pub const WINOGRAD: &[winograd::Kernel] = &[
-    winograd::f2x2_3x3::portable::KERNEL,
-    winograd::f4x4_3x3::portable::KERNEL,
+    winograd::portable::F2X2,
+    winograd::portable::F4X4,
+    winograd::portable::F6X6,
     #[cfg(target_arch = "x86_64")]
-    winograd::f2x2_3x3::avx2::KERNEL,
+    winograd::avx2::F2X2,
     #[cfg(target_arch = "x86_64")]
-    winograd::f4x4_3x3::avx2::KERNEL,
+    winograd::avx2::F4X4,
+    #[cfg(target_arch = "x86_64")]
+    winograd::avx2::F6X6,
     #[cfg(target_arch = "aarch64")]
-    winograd::f2x2_3x3::neon::KERNEL,
+    winograd::neon::F2X2,
     #[cfg(target_arch = "aarch64")]
-    winograd::f4x4_3x3::neon::KERNEL,
+    winograd::neon::F4X4,
+    #[cfg(target_arch = "aarch64")]
+    winograd::neon::F6X6,
 ];
 
 /// The best Winograd transforms of a variant, of a tier at most `isa`.
@@ -78,16 +83,16 @@ pub fn winograd(variant: winograd::Variant, isa: Isa) -> winograd::Kernel {
 
 /// All integer Winograd transforms, best last.
 pub const QWINOGRAD: &[qwinograd::Kernel] = &[
-    qwinograd::f2x2_3x3::portable::KERNEL,
-    qwinograd::f4x4_3x3::portable::KERNEL,
+    qwinograd::portable::F2X2,
+    qwinograd::portable::F4X4,
     #[cfg(target_arch = "x86_64")]
-    qwinograd::f2x2_3x3::avx2::KERNEL,
+    qwinograd::avx2::F2X2,
     #[cfg(target_arch = "x86_64")]
-    qwinograd::f4x4_3x3::avx2::KERNEL,
+    qwinograd::avx2::F4X4,
     #[cfg(target_arch = "aarch64")]
-    qwinograd::f2x2_3x3::neon::KERNEL,
+    qwinograd::neon::F2X2,
     #[cfg(target_arch = "aarch64")]
-    qwinograd::f4x4_3x3::neon::KERNEL,
+    qwinograd::neon::F4X4,
 ];
 
 /// The best integer Winograd transforms of a variant, of a tier at most `isa`.

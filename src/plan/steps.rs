@@ -573,6 +573,7 @@ fn input_step_name(variant: Variant) -> &'static str {
     match variant {
         Variant::F2 => "winograd-f2-input",
         Variant::F4 => "winograd-f4-input",
+        Variant::F6 => "winograd-f6-input",
     }
 }
 

@@ -69,6 +69,11 @@ pub(crate) fn winograd_f4_tolerance() -> f64 {
     5e-5
 }
 
+/// Largest error of F(6x6, 3x3) over the largest output of a layer, on data as in a trained network.
+pub(crate) fn winograd_f6_tolerance() -> f64 {
+    5e-4
+}
+
 /// A synthetic network, imported and fused.
 #[cfg(feature = "import")]
 pub(crate) fn synth_network(arch: &str) -> skipstone::graph::Network {

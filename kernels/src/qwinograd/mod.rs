@@ -30,19 +30,67 @@
 //! Each of U, V and M has a stride between points that the caller chooses; it should be an odd number of cache lines:
 //! [`point_stride`]. Tiles may overhang the framed image and the output, as in [`winograd`](crate::winograd).
 
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
 mod bounds;
-pub mod f2x2_3x3;
-pub mod f4x4_3x3;
+mod f2x2_3x3;
+mod f4x4_3x3;
 pub mod multiply;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
 pub mod pack;
+pub mod portable;
 pub mod reference;
 mod tiles;
 mod vector;
 
 use crate::isa::Isa;
 use crate::requant::Requant;
-pub use crate::winograd::{Tile, Variant, point_stride};
+use crate::winograd;
+pub use crate::winograd::{Tile, point_stride};
 pub use bounds::certified;
+
+/// Size of the output tile: those of [`winograd::Variant`] whose integers fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// F(2x2, 3x3).
+    F2,
+    /// F(4x4, 3x3).
+    F4,
+}
+
+impl Variant {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::F2, Self::F4];
+
+    /// The same tile in any arithmetic.
+    pub const fn tile(self) -> winograd::Variant {
+        match self {
+            Self::F2 => winograd::Variant::F2,
+            Self::F4 => winograd::Variant::F4,
+        }
+    }
+
+    /// The variant of a tile, if there is one.
+    pub fn of(tile: winograd::Variant) -> Option<Self> {
+        Self::ALL.into_iter().find(|v| v.tile() == tile)
+    }
+
+    /// m: rows and columns of an output tile.
+    pub const fn m(self) -> usize {
+        self.tile().m()
+    }
+
+    /// t: rows and columns of an input tile.
+    pub const fn t(self) -> usize {
+        self.tile().t()
+    }
+
+    /// Points of the plane at which products are taken: t^2.
+    pub const fn nb_points(self) -> usize {
+        self.tile().nb_points()
+    }
+}
 
 /// Arguments of `transform_filter`: a block is 16 input channels, in pairs, `[8][16 oc][2 ic]`.
 pub type FilterArgs = crate::winograd::FilterArgs<i8, i16>;

@@ -8,8 +8,8 @@
 //!                        \/    t^2 independent products over ic: a batch of t^2 matrix products
 //! ```
 //!
-//! so an output pixel costs t^2/m^2 multiplications per input channel in place of 9: 4 for m = 2
-//! and 2.25 for m = 4 (Winograd 1980; Lavin and Gray, arXiv 1509.09308).
+//! so an output pixel costs t^2/m^2 multiplications per input channel in place of 9: 4 for m = 2,
+//! 2.25 for m = 4 and 1.78 for m = 6 (Winograd 1980; Lavin and Gray, arXiv 1509.09308).
 //!
 //! # The matrices
 //! A row of a correlation, `y[i] = sum over j of g[j] d[i + j]`, is the transpose of the product of
@@ -25,14 +25,15 @@
 //! ```
 //!
 //! `1 / N_p` may go with any of the three. F(2x2) leaves it in `A^T`, whose entries are multiplied
-//! by a constant anyway; F(4x4) moves it to `G[p]`, where both pairs of points share a term of it.
+//! by a constant anyway; F(4x4) and F(6x6) move it to `G[p]`, where pairs of points share a term of it.
 //!
 //! # The points, and the error
 //! F(2x2) takes 0, 1, -1: all constants are powers of two. F(4x4) takes 0, +-1/sqrt(2), +-sqrt(2):
 //! their even parts (p^2 = 1/2 and 2, whose product is 1) are exact, and products of inputs and filters at
 //! the four points have a similar size, so that less cancels in `A^T`. With ReLU-like inputs and
 //! 256 channels the largest error over the largest output is 2e-6, a quarter of what 0, +-1, +-2
-//! gives; a direct sum has 5e-7, F(2x2) 6e-7.
+//! gives; a direct sum has 5e-7, F(2x2) 6e-7. F(6x6) takes 0, +-1, +-2, +-1/2 and has 1.3e-5: closer points,
+//! or points with roots, are worse.
 //!
 //! # Memory
 //! ```text
@@ -47,10 +48,16 @@
 //! does not exist is read as zero, and not written. Each tile's arithmetic is the same wherever it
 //! is and with whichever tiles it shares a call.
 
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
 mod epilogue;
-pub mod f2x2_3x3;
-pub mod f4x4_3x3;
+mod f2x2_3x3;
+mod f4x4_3x3;
+mod f6x6_3x3;
 pub mod multiply;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
+pub mod portable;
 pub mod reference;
 mod tiles;
 mod vector;
@@ -68,17 +75,20 @@ pub enum Variant {
     F2,
     /// F(4x4, 3x3).
     F4,
+    /// F(6x6, 3x3).
+    F6,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::F2, Self::F4];
+    pub const ALL: [Self; 3] = [Self::F2, Self::F4, Self::F6];
 
     /// m: rows and columns of an output tile.
     pub const fn m(self) -> usize {
         match self {
             Self::F2 => 2,
             Self::F4 => 4,
+            Self::F6 => 6,
         }
     }
 
@@ -97,6 +107,7 @@ impl Variant {
         match self {
             Self::F2 => "winograd-f2",
             Self::F4 => "winograd-f4",
+            Self::F6 => "winograd-f6",
         }
     }
 }

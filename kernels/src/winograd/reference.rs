@@ -12,6 +12,7 @@ pub fn points(variant: Variant) -> Vec<f64> {
     match variant {
         Variant::F2 => vec![0.0, 1.0, -1.0],
         Variant::F4 => vec![0.0, SQRT_2 / 2.0, -SQRT_2 / 2.0, SQRT_2, -SQRT_2],
+        Variant::F6 => vec![0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5],
     }
 }
 
@@ -34,7 +35,7 @@ fn norm(variant: Variant, p: f64) -> f64 {
 
 /// Whether the filter's transform divides by the norms, or the output's.
 fn filter_divides(variant: Variant) -> bool {
-    variant == Variant::F4
+    variant != Variant::F2
 }
 
 /// `G`, t x 3.

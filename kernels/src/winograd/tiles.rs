@@ -59,7 +59,7 @@ pub(super) trait Transform {
 }
 
 /// Elements of the largest whole tile.
-const TILE_LEN: usize = Variant::F4.nb_points() * C_BLOCK;
+const TILE_LEN: usize = Variant::F6.nb_points() * C_BLOCK;
 
 /// The points of a transformed tile.
 #[inline(always)]

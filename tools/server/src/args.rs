@@ -50,7 +50,7 @@ pub struct Args {
     /// Images that may wait; requests beyond get 503 [default: 4 for each that can run]
     #[arg(long, value_name = "N", help_heading = "Execution")]
     max_queue: Option<usize>,
-    /// Which rounding errors may be traded for time: `strict` or `fast`
+    /// Which rounding errors may be traded for time: `strict`, `fast` or `relaxed`
     #[arg(long, value_name = "CLASS", default_value_t, help_heading = "Execution")]
     numerics: Numerics,
     /// Read weights from the files as they are used, and share them with other processes

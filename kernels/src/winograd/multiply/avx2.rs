@@ -17,8 +17,8 @@ pub(in super::super) unsafe fn multiply(args: &MultiplyArgs) {
     // SAFETY: the contract is the caller's.
     unsafe {
         match args.nb_points {
-            36 => points::<2>(args),
-            _ => points::<5>(args),
+            16 => points::<5>(args),
+            _ => points::<2>(args),
         }
     }
 }

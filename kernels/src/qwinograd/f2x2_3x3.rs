@@ -1,12 +1,6 @@
 //! F(2x2, 3x3) at the points 0, 1, -1 and infinity, s = 2.
 //!
-//! One algorithm over `Words` and `Longs`; `avx2`, `neon` and `portable` instantiate it.
-
-#[cfg(target_arch = "x86_64")]
-pub mod avx2;
-#[cfg(target_arch = "aarch64")]
-pub mod neon;
-pub mod portable;
+//! One algorithm over `Words` and `Longs`; each ISA instantiates it.
 
 use super::Variant;
 use super::tiles::{Sink, Source, Transform};
@@ -42,7 +36,7 @@ unsafe fn output_1d<V: Longs>(m: [V; T]) -> [V; M] {
 }
 
 /// F(2x2, 3x3) of one tile.
-struct F2x2;
+pub(super) struct F2x2;
 
 impl Transform for F2x2 {
     const VARIANT: Variant = Variant::F2;

@@ -1,14 +1,8 @@
 //! F(4x4, 3x3) at the points 0, 1, -1, 2, -2 and infinity, s = 24.
 //!
-//! One algorithm over `Words` and `Longs`; `avx2`, `neon` and `portable` instantiate it. As in f32, all three
+//! One algorithm over `Words` and `Longs`; each ISA instantiates it. As in f32, all three
 //! transforms take the points of a +- pair together and never hold more than two rows of the
 //! half-transformed tile, so that a tile goes from loads to stores in 16 registers.
-
-#[cfg(target_arch = "x86_64")]
-pub mod avx2;
-#[cfg(target_arch = "aarch64")]
-pub mod neon;
-pub mod portable;
 
 use super::Variant;
 use super::tiles::{Sink, Source, Transform};
@@ -116,7 +110,7 @@ unsafe fn output_1d<V: Longs>(m: [V; T]) -> [V; M] {
 }
 
 /// F(4x4, 3x3) of one tile.
-struct F4x4;
+pub(super) struct F4x4;
 
 impl Transform for F4x4 {
     const VARIANT: Variant = Variant::F4;

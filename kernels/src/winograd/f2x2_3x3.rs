@@ -1,13 +1,7 @@
 //! F(2x2, 3x3) at the points 0, 1, -1 and infinity.
 //!
-//! One algorithm over `Vector`; `avx2`, `neon` and `portable` instantiate it. A tile's 16 values fill the
+//! One algorithm over `Vector`; each ISA instantiates it. A tile's 16 values fill the
 //! registers once: the transforms take the rows of a pair of points together, 8 vectors at a time.
-
-#[cfg(target_arch = "x86_64")]
-pub mod avx2;
-#[cfg(target_arch = "aarch64")]
-pub mod neon;
-pub mod portable;
 
 use super::Variant;
 use super::tiles::{Grid, Sink, Transform};
@@ -47,7 +41,7 @@ unsafe fn output_1d<V: Vector>(m: [V; T]) -> [V; M] {
 }
 
 /// F(2x2, 3x3) of one tile.
-struct F2x2;
+pub(super) struct F2x2;
 
 impl Transform for F2x2 {
     const VARIANT: Variant = Variant::F2;

@@ -1,15 +1,9 @@
 //! F(4x4, 3x3) at the points 0, a, -a, b, -b and infinity, with a = 1/sqrt(2) and b = sqrt(2).
 //!
-//! One algorithm over `Vector`; `avx2`, `neon` and `portable` instantiate it. All three transforms take
+//! One algorithm over `Vector`; each ISA instantiates it. All three transforms take
 //! the points of a +- pair together, since their polynomials share even and odd parts, and never
 //! hold more than two rows of the half-transformed tile (12 vectors), so that a tile goes from
 //! loads to stores in 16 registers.
-
-#[cfg(target_arch = "x86_64")]
-pub mod avx2;
-#[cfg(target_arch = "aarch64")]
-pub mod neon;
-pub mod portable;
 
 use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 
@@ -119,7 +113,7 @@ unsafe fn output_1d<V: Vector>(m: [V; T]) -> [V; M] {
 }
 
 /// F(4x4, 3x3) of one tile.
-struct F4x4;
+pub(super) struct F4x4;
 
 impl Transform for F4x4 {
     const VARIANT: Variant = Variant::F4;

@@ -1,0 +1,60 @@
+//! The transforms for any CPU, on `wide`'s vectors: 4 channels at a time, which is what the baseline of
+//! x86-64 and aarch64 has in hardware. Multiply and add round separately.
+
+use half::f16;
+use wide::f32x4;
+
+use super::f2x2_3x3::F2x2;
+use super::f4x4_3x3::F4x4;
+use super::f6x6_3x3::F6x6;
+use super::tiles::{self, Transform};
+use super::vector::Source;
+use super::{FilterArgs, InputArgs, Kernel, OutputArgs, multiply};
+use crate::isa::Isa;
+
+/// F(2x2, 3x3).
+pub const F2X2: Kernel = kernel::<F2x2>("portable-winograd-f2x2");
+/// F(4x4, 3x3).
+pub const F4X4: Kernel = kernel::<F4x4>("portable-winograd-f4x4");
+/// F(6x6, 3x3).
+pub const F6X6: Kernel = kernel::<F6x6>("portable-winograd-f6x6");
+
+const fn kernel<F: Transform>(name: &'static str) -> Kernel {
+    Kernel {
+        name,
+        isa: Isa::Portable,
+        variant: F::VARIANT,
+        filter: transform_filter::<F, f32>,
+        half_filter: transform_filter::<F, f16>,
+        input: transform_input::<F>,
+        output: transform_output::<F>,
+        multiply: multiply::portable::multiply,
+    }
+}
+
+/// # Safety
+/// As [`Kernel::transform_filter_raw`].
+unsafe fn transform_filter<F: Transform, S: Source>(args: &FilterArgs<S>) {
+    // SAFETY: the contract is the caller's.
+    unsafe { tiles::transform_filter::<F, f32x4, S>(args) }
+}
+
+/// # Safety
+/// As [`Kernel::transform_input_raw`].
+unsafe fn transform_input<F: Transform>(args: &InputArgs) {
+    // SAFETY: the contract is the caller's.
+    unsafe { tiles::transform_input::<F, f32x4>(args) }
+}
+
+/// # Safety
+/// As [`Kernel::transform_output_raw`].
+unsafe fn transform_output<F: Transform>(args: &OutputArgs) {
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        if args.residual.is_null() {
+            tiles::transform_output::<F, f32x4, false>(args);
+        } else {
+            tiles::transform_output::<F, f32x4, true>(args);
+        }
+    }
+}
