@@ -23,6 +23,7 @@ pub mod classes;
 pub mod cpu;
 pub mod error;
 pub mod exec;
+mod file;
 pub mod format;
 pub mod graph;
 #[cfg(feature = "image")]
@@ -36,6 +37,7 @@ pub mod plan;
 pub mod quantize;
 pub mod recipe;
 pub mod session;
+mod sync;
 pub mod tensor;
 pub mod threads;
 pub mod tune;

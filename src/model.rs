@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::ops::{Deref, Range};
 use std::path::Path;
@@ -17,6 +16,7 @@ use skipstone_kernels::pack::{ConvGeometry, pack, unpack};
 use skipstone_kernels::winograd;
 
 use crate::error::{Error, Result};
+use crate::file::open_regular;
 use crate::format::reader::{self, Contents, HEADER_LEN, Header, StoredConstant};
 use crate::format::{PackOptions, SectionKind, TestVector, WeightDtype};
 use crate::graph::{ConstId, Data, Graph, Network};
@@ -487,21 +487,6 @@ impl fmt::Debug for HalfWeights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HalfWeights").field("len", &self.len()).finish()
     }
-}
-
-/// Opens a file for reading and tells its length; refuses what is not a regular file, and does so
-/// before a pipe could block.
-fn open_regular(path: &Path) -> Result<(File, usize)> {
-    let open = |e| Error::io(path, "open", e);
-    let check = |regular: bool| {
-        if regular { Ok(()) } else { Err(Error::invalid("not a regular file").in_file(path)) }
-    };
-    check(std::fs::metadata(path).map_err(open)?.is_file())?;
-    let file = File::open(path).map_err(open)?;
-    let metadata = file.metadata().map_err(open)?;
-    check(metadata.is_file())?;
-    let len = usize::try_from(metadata.len());
-    Ok((file, len.map_err(|e| Error::format("larger than the address space").caused_by(e))?))
 }
 
 /// Private zeroed memory from a page on, or an error where [`AlignedBuf`] would abort: the length

@@ -1,14 +1,14 @@
 //! Damaged and malicious files are errors, found quickly and in little memory.
 
+mod common;
 mod format_networks;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use common::metered::{Counting, within};
 use format_networks::forged::Forged;
 use format_networks::{all_options, every_op, int8};
 use skipstone::format::{self, PackOptions, SectionKind, WeightDtype};
@@ -18,68 +18,13 @@ use skipstone::graph::{
 use skipstone::tune::{Key, Layer, Measured, Table};
 use skipstone::{Error, ErrorKind, ExecutorOptions, Model, Runtime};
 
-/// Counts this thread's bytes.
-struct Counting;
-
-thread_local! {
-    static LIVE: Cell<usize> = const { Cell::new(0) };
-    static PEAK: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is passed on to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.get().saturating_add(layout.size());
-        LIVE.set(live);
-        PEAK.set(PEAK.get().max(live));
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        LIVE.set(LIVE.get().saturating_sub(layout.size()));
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-const MAX_HEAP: usize = 16 << 20;
-const MAX_TIME: Duration = Duration::from_millis(50);
-
-/// The processor time of this thread, which does not grow while another process has the processor;
-/// where the system does not tell, the time of day.
-fn clock() -> Duration {
-    let nanos = fs::read_to_string("/proc/thread-self/schedstat")
-        .ok()
-        .and_then(|stat| stat.split(' ').next()?.parse().ok());
-    nanos.map_or_else(
-        || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970"),
-        Duration::from_nanos,
-    )
-}
 
 /// Opens a file and holds the attempt to the promised cost. The copy of the file itself is a
 /// mapping, which the allocator does not see.
 fn open(open: impl Fn() -> Result<Model, Error>) -> Result<Model, Error> {
-    let mut attempts = 0;
-    loop {
-        let start = clock();
-        let before = LIVE.get();
-        PEAK.set(before);
-        let result = open();
-        let heap = PEAK.get() - before;
-        let elapsed = clock().saturating_sub(start);
-        assert!(heap <= MAX_HEAP, "{heap} bytes for {result:?}");
-        // A busy machine has slow caches: only a slow attempt that repeats is slow.
-        attempts += 1;
-        if elapsed <= MAX_TIME {
-            return result;
-        }
-        assert!(attempts < 10, "{elapsed:?} for {result:?}");
-    }
+    within(16 << 20, Duration::from_millis(50), open)
 }
 
 fn open_bytes(bytes: &[u8]) -> Result<Model, Error> {

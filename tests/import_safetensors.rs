@@ -2,10 +2,14 @@
 
 #![cfg(feature = "import")]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use common::metered::{Counting, within};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -14,6 +18,9 @@ use skipstone::import::onnx::proto::ModelProto;
 use skipstone::import::synth::{SynthOptions, synth};
 use skipstone::import::{ImportOptions, onnx, safetensors_file};
 use skipstone::{Error, ErrorKind, Result};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 /// A file in the temporary folder, removed in the end.
 struct TempFile(PathBuf);
@@ -74,8 +81,11 @@ fn zeros(classes: usize) -> Tensors {
     tensors
 }
 
+/// The error of a file, found in little memory beside its own, and little time.
 fn refusal(name: &str, bytes: &[u8], arch: &str) -> Error {
-    let error = TempFile::new(name, bytes).import(arch).unwrap_err();
+    let file = TempFile::new(name, bytes);
+    let import = || file.import(arch);
+    let error = within(bytes.len() + (16 << 20), Duration::from_millis(250), import).unwrap_err();
     assert!(error.file().is_some(), "{error}");
     error
 }
@@ -232,6 +242,29 @@ fn hostile_files_are_refused() {
     let path = std::env::temp_dir().join("skipstone-no-such-file");
     let missing = safetensors_file(&path, "resnet18", &ImportOptions::default());
     assert_eq!(missing.unwrap_err().kind(), ErrorKind::Io);
+}
+
+#[test]
+fn headers_cost_what_their_network_costs() {
+    let header_of = |bytes: u64, file_len: u64| {
+        let file = TempFile::new(&format!("sparse-{bytes}"), &bytes.to_le_bytes());
+        // A hole: the file occupies a page.
+        fs::File::options().write(true).open(&file.0).unwrap().set_len(file_len).unwrap();
+        let error = within(1 << 20, Duration::from_millis(50), || file.import("resnet18"));
+        error.unwrap_err().to_string()
+    };
+    let error = header_of(100_000_000, 100_000_008);
+    assert!(error.contains("its header would have 100000000 bytes"), "{error}");
+    let error = header_of(2, 100 << 30);
+    assert!(error.contains("107374182400 bytes, expected at most"), "{error}");
+
+    // As many tensors as a header holds.
+    let tensors: Tensors =
+        (0..50_000).map(|i| (format!("t{i}"), (Dtype::U8, vec![0], vec![]))).collect();
+    let file = TempFile::new("many", &serialize(&tensors));
+    let many = within(64 << 20, Duration::from_secs(2), || file.import("resnet18"));
+    let error = many.unwrap_err().to_string();
+    assert!(error.contains("unexpected"), "{error}");
 }
 
 #[test]

@@ -37,6 +37,7 @@ fn neither_runs_nor_models_accumulate() {
     let before = resident_kib();
     runs(100_000);
     let grown = resident_kib().saturating_sub(before);
+    println!("100,000 runs: {grown} KiB");
     assert!(grown <= 256, "100,000 runs grew the process by {grown} KiB");
 
     let bytes = format::to_bytes(&network, &PackOptions::default()).expect("the network packs");
@@ -53,6 +54,7 @@ fn neither_runs_nor_models_accumulate() {
     let (before, files) = (resident_kib(), open_files());
     cycles(1000);
     let grown = resident_kib().saturating_sub(before);
+    println!("1,000 models opened, run and closed: {grown} KiB");
     assert!(grown <= 1024, "1,000 models grew the process by {grown} KiB");
     assert_eq!(open_files(), files, "files that stayed open");
     fs::remove_file(&path).expect("goes away");

@@ -9,9 +9,6 @@ pub use safetensors::safetensors_file;
 
 use std::path::Path;
 
-use bytes::Bytes;
-use prost::Message;
-
 use crate::error::{Error, Result};
 use crate::graph::{Network, fuse};
 
@@ -28,11 +25,8 @@ pub struct ImportOptions {
 /// # Errors
 /// A malformed file, or an operator, attribute or shape that is not supported; names the node.
 pub fn onnx_file(path: &Path, options: &ImportOptions) -> Result<Network> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
     let import = || {
-        // Weights stay where they are in the file's bytes until they are used.
-        let model = onnx::proto::ModelProto::decode(Bytes::from(bytes))
-            .map_err(|e| Error::format("not an ONNX model").caused_by(e))?;
+        let model = onnx::read(path)?;
         let folder =
             path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
         let mut network = onnx::network(model, folder, options)?;

@@ -2,7 +2,6 @@
 //! [`zoo`](super::zoo).
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -15,10 +14,13 @@ use super::onnx::proto::{GraphProto, ModelProto, TensorProto};
 use super::zoo::{Architecture, architectures};
 use super::{ImportOptions, onnx};
 use crate::error::{Error, ErrorKind, Result};
+use crate::file::open_regular;
 use crate::graph::{Network, fuse};
 
 /// Largest header, in bytes; the largest network here needs a tenth of a megabyte.
 const MAX_HEADER_BYTES: u64 = 4 << 20;
+/// Largest file, in bytes; the largest network here has 1.2 GB as F64.
+const MAX_FILE_BYTES: usize = 2 << 30;
 /// Largest number of classes.
 const MAX_CLASSES: usize = 1 << 20;
 /// How many tensors of a kind an error lists.
@@ -60,14 +62,13 @@ fn torchvision() -> impl Iterator<Item = &'static Architecture> {
 
 fn read(path: &Path) -> Result<Bytes> {
     let io = |e| Error::io(path, "read", e);
-    let mut file = File::open(path).map_err(io)?;
-    let metadata = file.metadata().map_err(io)?;
-    if !metadata.is_file() {
-        return Err(Error::invalid("not a regular file"));
+    let (mut file, len) = open_regular(path)?;
+    if len > MAX_FILE_BYTES {
+        return Err(Error::format(format!("{len} bytes, expected at most {MAX_FILE_BYTES}")));
     }
     let mut length = [0; 8];
     let mut bytes = Vec::new();
-    if metadata.len() >= length.len() as u64 {
+    if len >= length.len() {
         file.read_exact(&mut length).map_err(io)?;
         let header_bytes = u64::from_le_bytes(length);
         if header_bytes > MAX_HEADER_BYTES {
@@ -76,7 +77,7 @@ fn read(path: &Path) -> Result<Bytes> {
                  most {MAX_HEADER_BYTES}"
             )));
         }
-        bytes.reserve_exact(metadata.len() as usize);
+        bytes.reserve_exact(len);
         bytes.extend_from_slice(&length);
     }
     file.read_to_end(&mut bytes).map_err(io)?;

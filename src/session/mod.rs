@@ -17,6 +17,8 @@
 
 mod builder;
 mod job;
+#[cfg(all(test, loom))]
+mod models;
 mod queue;
 mod runner;
 mod stats;

@@ -3,13 +3,14 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::job::{Job, share, timed_out, withdrawn};
 use super::queue::{Queue, Share};
 use super::stats::Stats;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Runs batches, one at a time.
 pub(super) trait Runner: Send {

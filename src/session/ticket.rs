@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::Response;
 use super::streams::{Shared, Ticketed};
 use crate::error::Result;
+use crate::sync::{Condvar, Mutex};
 
 /// A queued request. [`Ticket::wait`] blocks, `.await` does not, whatever the async runtime;
 /// dropping it withdraws what is still queued.

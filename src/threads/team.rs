@@ -1,8 +1,4 @@
 //! The team's protocol: how members get a job, meet at barriers, and rest in between.
-//!
-//! Under `cfg(loom)` its atomics, locks and condition variables are those of the model checker, which
-//! runs the tests at the end of this file through all interleavings and reorderings that the memory
-//! model allows.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -11,18 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-#[cfg(loom)]
-use loom::sync::{
-    Condvar, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence},
-};
-#[cfg(not(loom))]
-use std::sync::{
-    Condvar, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence},
-};
-
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{
+    AtomicBool, AtomicU32, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering, fence,
+};
 
 /// How often a waiter looks at a turnstile between two looks at the clock.
 const LOOKS: u32 = if cfg!(loom) { 1 } else { 64 };
@@ -239,7 +227,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
 }
 
 /// ```text
-/// RUSTFLAGS="--cfg loom" cargo test --release --lib --no-default-features --target-dir target/loom team
+/// RUSTFLAGS="--cfg loom" cargo test --release --lib --no-default-features --target-dir target/loom models
 /// ```
 #[cfg(all(test, loom))]
 mod models {

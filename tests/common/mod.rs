@@ -4,6 +4,7 @@
 
 #[cfg(unix)]
 pub(crate) mod guarded;
+pub(crate) mod metered;
 pub(crate) mod quantized;
 
 /// 16 floats on a cache line, so that a buffer of them is aligned as kernels ask of weights.

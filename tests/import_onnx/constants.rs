@@ -1,5 +1,8 @@
 //! Constants: how they are stored, and what is computed from them.
 
+#[cfg(unix)]
+use std::{ffi::CString, os::unix::ffi::OsStrExt};
+
 use std::path::PathBuf;
 
 use half::f16;
@@ -277,7 +280,7 @@ fn external_data_elsewhere_or_out_of_range_is_refused() {
         (vec![("location", "folder/../../secret.bin")], "not a relative path inside"),
         (vec![("location", absolute.to_str().unwrap())], "not a relative path inside"),
         (vec![("location", "absent.bin")], "cannot resolve"),
-        (vec![("location", "folder"), ("length", "8")], "offset 0 and length 8"),
+        (vec![("location", "folder"), ("length", "8")], "not a regular file"),
         (vec![("offset", "0")], "no location"),
         (vec![("location", "weights.bin"), ("offset", "8")], "offset 8 and length 8"),
         (vec![("location", "weights.bin"), ("length", "12")], "offset 0 and length 12"),
@@ -289,6 +292,10 @@ fn external_data_elsewhere_or_out_of_range_is_refused() {
         let link = scratch.model().join("link.bin");
         std::os::unix::fs::symlink(scratch.0.join("secret.bin"), link).unwrap();
         cases.push((vec![("location", "link.bin")], "a link out of the model's folder"));
+        let pipe = CString::new(scratch.model().join("pipe.bin").as_os_str().as_bytes()).unwrap();
+        // SAFETY: a string that ends, and a mode.
+        assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
+        cases.push((vec![("location", "pipe.bin")], "not a regular file"));
     }
     for (entries, reason) in cases {
         let error = import_in(&scratch.model(), external(&entries)).expect_err(reason);

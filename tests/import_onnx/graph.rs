@@ -1,11 +1,18 @@
 //! Building ONNX graphs, and running what is imported.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use skipstone::graph::{Network, Op, fuse, reference};
 use skipstone::import::ImportOptions;
 use skipstone::import::onnx::{self, proto::*};
+
+use crate::metered::within;
+
+/// What a refusal may cost, whatever the file asks for: bytes of heap memory, and time.
+const MAX_HEAP: usize = 16 << 20;
+const MAX_TIME: Duration = Duration::from_millis(50);
 
 /// Axes of a declared tensor: a number, or 0 for an open one.
 pub(crate) type Dims<'a> = &'a [i64];
@@ -139,10 +146,12 @@ impl Graph {
         assert_close(&output, expected);
     }
 
-    /// The message that the import fails with, checked to name the node as `label`.
+    /// The message that the import fails with, checked to name the node as `label`, and to cost little.
     #[track_caller]
     pub(crate) fn refused(self, label: &str, reason: &str) {
-        let error = self.import().expect_err("an error").to_string();
+        let model = self.model();
+        let import = || onnx::network(model.clone(), None, &ImportOptions::default());
+        let error = within(MAX_HEAP, MAX_TIME, import).expect_err("an error").to_string();
         assert!(error.contains(&format!("node {label}: ")), "{error}");
         assert!(error.contains(reason), "{error}");
     }

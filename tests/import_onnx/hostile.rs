@@ -1,5 +1,7 @@
 //! Graphs made to do harm: errors, in little time and memory, and no panic.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use prost::Message;
 use skipstone::ErrorKind;
@@ -7,6 +9,7 @@ use skipstone::import::onnx::{self, proto::*};
 
 use crate::graph::attribute::{int, ints, tensor};
 use crate::graph::{Graph, floats, ints as int_tensor, iota, raw};
+use crate::metered::within;
 
 #[test]
 fn unsorted_nodes_are_sorted() {
@@ -151,6 +154,141 @@ fn absurd_numbers() {
             assert!(result.is_err(), "{op} {numbers:?}");
         }
     }
+}
+
+#[test]
+fn windows_that_leave_the_image() {
+    let conv = |attribute: AttributeProto| {
+        Graph::new(13)
+            .input("x", &[1, 4, 4, 4])
+            .floats("w", &[4, 4, 1, 1], &iota(16))
+            .node("Conv", "x w", "y", [attribute])
+            .output("y")
+    };
+    let label = "the Conv (Conv)";
+    for pads in [[-1, 0, 0, 0], [0, 0, 0, -1], [i64::MIN; 4]] {
+        conv(ints("pads", &pads)).refused(label, "attribute 'pads'");
+    }
+    for pad in [i64::MAX, 1 << 30] {
+        conv(ints("pads", &[pad; 4])).refused(label, "padding is");
+    }
+    for strides in [[0, 1], [-1, 1], [i64::MIN, i64::MAX]] {
+        conv(ints("strides", &strides)).refused(label, "stride");
+        conv(ints("dilations", &strides)).refused(label, "dilation");
+    }
+    for group in [0, -1, 3, 5, i64::MAX, i64::MIN] {
+        conv(int("group", group)).refused(label, "group");
+    }
+    for kind in ["MaxPool", "AveragePool"] {
+        Graph::new(13)
+            .input("x", &[1, 1, 4, 4])
+            .node(kind, "x", "y", [ints("kernel_shape", &[2, 2]), ints("pads", &[0, -1, 0, 0])])
+            .output("y")
+            .refused(&format!("the {kind} ({kind})"), "attribute 'pads'");
+    }
+}
+
+#[test]
+fn channels_that_do_not_match() {
+    let graph = || Graph::new(13).input("x", &[1, 3, 4, 4]).output("y");
+    graph()
+        .floats("w", &[2, 2, 1, 1], &iota(4))
+        .node("Conv", "x w", "y", [])
+        .refused("the Conv (Conv)", "input has 3 channels, the weights expect 2");
+    graph()
+        .floats("w", &[2, 3, 1, 1], &iota(6))
+        .floats("b", &[3], &iota(3))
+        .node("Conv", "x w b", "y", [])
+        .refused("the Conv (Conv)", "bias");
+    graph()
+        .floats("w", &[4, 1 << 20], &[])
+        .node("GlobalAveragePool", "x", "p", [])
+        .node("Flatten", "p", "f", [])
+        .node("MatMul", "f w", "y", [])
+        .refused("the MatMul (MatMul)", "0 elements of data for");
+    graph()
+        .floats("w", &[4, 2], &iota(8))
+        .node("GlobalAveragePool", "x", "p", [])
+        .node("Flatten", "p", "f", [])
+        .node("Gemm", "f w", "y", [])
+        .refused("the Gemm (Gemm)", "3");
+}
+
+#[test]
+fn integers_that_mean_nothing() {
+    let label = "the DequantizeLinear (DequantizeLinear)";
+    let weights = |scales: &[f32], zeros: &[u8], axis: i64| {
+        let count = [scales.len() as i64];
+        Graph::new(13)
+            .input("x", &[1, 2, 4, 4])
+            .tensor(raw("wq", &[2, 2, 1, 1], dtype::INT8, &[1; 4]))
+            .floats("s", &count, scales)
+            .tensor(raw("z", &[zeros.len() as i64], dtype::INT8, zeros))
+            .node("DequantizeLinear", "wq s z", "w", [int("axis", axis)])
+            .node("Conv", "x w", "y", [])
+            .output("y")
+    };
+    weights(&[1.0; 2], &[0; 2], 0).import().expect("scales of the output channels");
+    for axis in [4, -5, i64::MAX, i64::MIN] {
+        weights(&[1.0; 2], &[0; 2], axis).refused(label, "axis");
+    }
+    weights(&[1.0; 3], &[0; 3], 0).refused(label, "3 scales");
+    weights(&[1.0; 2], &[0; 3], 0).refused(label, "differ in length");
+    for scale in [f32::NAN, f32::INFINITY, -1.0, 0.0] {
+        weights(&[1.0, scale], &[0; 2], 0).refused(label, "a scale is not a positive number");
+    }
+    let operator = |op: &str, operands: &str| {
+        let mut graph = Graph::new(13)
+            .input("x", &[1, 2, 4, 4])
+            .tensor(raw("w", &[2, 3, 1, 1], dtype::INT8, &[1; 6]))
+            .tensor(raw("i", &[2], dtype::INT32, &[255; 8]))
+            .floats("s", &[], &[0.5])
+            .floats("big", &[], &[f32::MAX])
+            .tensor(raw("z", &[], dtype::UINT8, &[10]))
+            .node("QuantizeLinear", "x s z", "q", [])
+            .node(op, operands, "o", [])
+            .node("DequantizeLinear", "o s z", "y", [])
+            .output("y");
+        if op != "QLinearConv" {
+            graph.graph.node[1].domain = "com.microsoft".to_owned();
+        }
+        graph.refused(&format!("the {op} ({op})"), "");
+    };
+    for operands in [
+        "q s z w s z s z",
+        "q s z w s z s z i",
+        "q s z q s z s z",
+        "q s z w s w s z",
+        "q big z w big z big z",
+        "q s z w s z",
+        "q _ z w s z s z",
+        "x s z w s z s z",
+    ] {
+        operator("QLinearConv", operands);
+    }
+    for operands in ["q s z w s z s z", "q s z q s z", "x s z q s z s z", "q s z q s s s z"] {
+        operator("QLinearAdd", operands);
+    }
+}
+
+#[test]
+fn many_nodes_in_the_wrong_order() {
+    let mut graph = Graph::new(13).input("x", &[1, 2]).node("Relu", "x", "n0", []);
+    let count = 100_000;
+    for i in 1..=count {
+        graph = graph.node("Relu", &format!("n{}", i - 1), &format!("n{i}"), []);
+    }
+    graph.graph.node.reverse();
+    let mut model = graph.output(&format!("n{count}")).model();
+    let import = |model: &ModelProto| {
+        let import = || onnx::network(model.clone(), None, &Default::default());
+        within(512 << 20, Duration::from_secs(2), import)
+    };
+    assert_eq!(import(&model).expect("a chain").graph.nodes.len(), count + 1);
+    // The last of them closes a circle.
+    let nodes = &mut model.graph.as_mut().expect("a graph").node;
+    nodes[count].input = vec![format!("n{count}")];
+    assert!(import(&model).expect_err("a circle").to_string().contains("cycle"));
 }
 
 #[test]

@@ -5,7 +5,12 @@ mod constants;
 mod graph;
 mod hostile;
 mod layout;
+#[path = "../common/metered.rs"]
+mod metered;
 mod operators;
 mod quantized;
 mod refusals;
 mod symbolic;
+
+#[global_allocator]
+static ALLOCATOR: metered::Counting = metered::Counting;

@@ -136,6 +136,21 @@ fn weights_stored_as_floats_are_quantized_at_import() {
 }
 
 #[test]
+fn constants_saturate_when_they_are_quantized() {
+    let graph = Graph::new(13)
+        .input("x", &[1, 3])
+        .floats("c", &[3], &[3e38, -3e38, 0.25])
+        .floats("s", POINT, &[1e-30])
+        .floats("t", POINT, &[0.5])
+        .tensor(bytes("z", POINT, &[7]))
+        .node("QuantizeLinear", "c s z", "q", [])
+        .node("DequantizeLinear", "q t z", "d", [])
+        .node("Add", "x d", "y", [])
+        .output("y");
+    graph.computes(&[&[0.0; 3]], &[1, 3], &[60.0, -67.5, 60.0]);
+}
+
+#[test]
 fn normalisation_after_int8_goes_into_scales_and_bias() {
     let graph = convolution(1.0)
         .floats("gamma", &[2], &[2.0, -1.0])

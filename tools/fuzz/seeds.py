@@ -7,6 +7,7 @@ Needs numpy and onnx. What fuzzing finds beyond them is added to corpus/ by
 `cargo fuzz cmin`.
 """
 
+import base64
 import json
 import struct
 import subprocess
@@ -121,9 +122,35 @@ def tensors(folder):
         (folder / name).write_bytes(pack(header, nb_bytes))
 
 
+def requests(folder, images):
+    """Requests to the model of the target: JSON, and binary tensors behind a zero byte."""
+    def tensor(datatype, shape, **rest):
+        return {"name": "input", "datatype": datatype, "shape": shape, **rest}
+
+    def write(name, inputs, binary=b"", **rest):
+        text = json.dumps({"inputs": [inputs], **rest}, separators=(",", ":")).encode()
+        (folder / name).write_bytes(text + b"\0" + binary if binary else text)
+
+    def size(data):
+        return {"parameters": {"binary_data_size": len(data)}}
+
+    file = (images / "gray-16-keyed.png").read_bytes()
+    pixels, floats = bytes(range(256)) + bytes(41), np.arange(297, dtype=np.float32).tobytes()
+    files = 2 * (struct.pack("<I", len(file)) + file)
+    write("floats", tensor("FP32", [1, 3, 9, 11], data=[0.5] * 297), id="7")
+    write("nested", tensor("UINT8", [1, 9, 11, 3], data=[[[[1, 2, 3]] * 11] * 9]),
+          outputs=[{"name": "logits", "parameters": {"classification": 3}}])
+    write("base64", tensor("BYTES", [1], data=[base64.b64encode(file).decode()]))
+    write("binary", tensor("FP32", [1, 3, 9, 11], **size(floats)), floats,
+          parameters={"binary_data_output": True, "timeout": 5_000_000})
+    write("pixels", tensor("UINT8", [2, 3, 9, 11], **size(2 * pixels)), 2 * pixels,
+          outputs=[{"name": "logits", "parameters": {"binary_data": True}}])
+    write("files", tensor("BYTES", [2, 1], **size(files)), files)
+
+
 def main():
     skipstone, folder = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
-    for name in ("open", "onnx", "safetensors", "image"):
+    for name in ("open", "onnx", "safetensors", "image", "infer"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for make in (classifier, movement, quantized):
         source = folder / "onnx" / make.__name__
@@ -137,6 +164,7 @@ def main():
             packed.rename(folder / "open" / make.__name__)
     tensors(folder / "safetensors")
     images = Path(__file__).resolve().parents[2] / "tests" / "images"
+    requests(folder / "infer", images)
     for image in images.iterdir():
         if image.suffix in (".jpg", ".png") and image.stat().st_size < 4000:
             (folder / "image" / image.name).write_bytes(image.read_bytes())

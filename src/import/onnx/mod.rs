@@ -31,11 +31,16 @@ mod symbolic;
 mod tensor;
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::Path;
 use std::rc::Rc;
 
+use bytes::Bytes;
+use prost::Message;
+
 use super::ImportOptions;
 use crate::error::{Error, Result};
+use crate::file::open_regular;
 use crate::graph::{Axis, ConstId, Network, Node, Op, Shape, ValueId};
 use attributes::Attributes;
 use axes::AxisMap;
@@ -46,6 +51,25 @@ use tensor::Tensor;
 
 /// The versions of the standard operator set that are read.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=21;
+
+/// Largest file: protobuf allows no more.
+const MAX_FILE_BYTES: usize = i32::MAX as usize;
+
+/// Reads and decodes a file. Weights stay where they are in its bytes until they are used.
+///
+/// # Errors
+/// What is not a file, too large or no protobuf of a model.
+pub fn read(path: &Path) -> Result<ModelProto> {
+    let (mut file, len) = open_regular(path)?;
+    if len > MAX_FILE_BYTES {
+        let message = format!("{len} bytes, expected at most {MAX_FILE_BYTES}");
+        return Err(Error::format(message).in_file(path));
+    }
+    let mut bytes = Vec::with_capacity(len);
+    file.read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", e))?;
+    ModelProto::decode(Bytes::from(bytes))
+        .map_err(|e| Error::format("not an ONNX model").caused_by(e).in_file(path))
+}
 
 /// Imports a decoded model, not yet simplified by [`fuse`](crate::graph::fuse::fuse).
 ///

@@ -40,9 +40,10 @@ impl Parameters {
     fn zero_point(&self, i: usize) -> Result<i64> {
         match self.zero_points.as_ref().map(|t| &t.data) {
             None => Ok(0),
-            Some(Data::Int(v)) => match v.get(i).or(v.first().filter(|_| v.len() == 1)) {
-                Some(zero_point) => Ok(*zero_point),
-                None => Err(Error::shape("scale and zero point differ in length")),
+            Some(Data::Int(v)) => match v[..] {
+                [zero_point] => Ok(zero_point),
+                _ if v.len() == self.scales.len() => Ok(v[i]),
+                _ => Err(Error::shape("scale and zero point differ in length")),
             },
             Some(_) => Err(Error::unsupported("the zero point is not an integer")),
         }
@@ -184,7 +185,7 @@ impl<'a> Importer<'a> {
         let integer = |(i, v): (usize, &f32)| {
             let k = i / inner % scales.len();
             let rounded = (v / scales[k]).round_ties_even();
-            Ok((rounded as i64 + parameters.zero_point(k)?).clamp(min, max))
+            Ok((rounded as i64).saturating_add(parameters.zero_point(k)?).clamp(min, max))
         };
         let integers = floats.iter().enumerate().map(integer).collect::<Result<_>>()?;
         let mut tensor = Tensor::int(&x.dims, integers);

@@ -1,6 +1,5 @@
 //! Constant tensors: initializers, and what is computed from them.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path};
 use std::rc::Rc;
@@ -11,6 +10,7 @@ use super::proto::{TensorProto, dtype};
 use super::quantization::Integers;
 use super::symbolic::SymInt;
 use crate::error::{Error, Result};
+use crate::file::open_regular;
 use crate::graph::MAX_ELEMENTS;
 
 /// Longest integer tensor that arithmetic is done on; shapes and indices are far shorter.
@@ -357,19 +357,14 @@ fn read_external(proto: &TensorProto, len_bytes: usize, folder: Option<&Path>) -
             "external data '{location}' is a link out of the model's folder"
         )));
     }
-    let mut file = File::open(&path).map_err(io("open", &path))?;
-    let metadata = file.metadata().map_err(io("read", &path))?;
+    let (mut file, file_len) = open_regular(&path)?;
     let offset = number("offset")?.unwrap_or(0);
     let length = number("length")?.unwrap_or(len_bytes as u64);
     let end = offset.checked_add(length);
-    if !metadata.is_file()
-        || length != len_bytes as u64
-        || end.is_none_or(|end| end > metadata.len())
-    {
+    if length != len_bytes as u64 || end.is_none_or(|end| end > file_len as u64) {
         return Err(Error::format(format!(
-            "external data '{location}' of {} bytes: offset {offset} and length {length} for a \
-             tensor of {len_bytes} bytes",
-            metadata.len()
+            "external data '{location}' of {file_len} bytes: offset {offset} and length {length} \
+             for a tensor of {len_bytes} bytes"
         )));
     }
     file.seek(SeekFrom::Start(offset)).map_err(io("read", &path))?;

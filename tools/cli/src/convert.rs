@@ -6,10 +6,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use bytes::Bytes;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
-use prost::Message;
 use skipstone::format::{self, PackOptions, TestVector, WeightDtype};
 use skipstone::graph::{Network, fuse};
 use skipstone::import::{ImportOptions, onnx, safetensors_file};
@@ -184,10 +182,7 @@ fn onnx_network(
     path: &Path,
     options: &ImportOptions,
 ) -> skipstone::Result<(Network, Option<usize>)> {
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    // Weights stay where they are in the file's bytes until they are used.
-    let model = onnx::proto::ModelProto::decode(Bytes::from(bytes))
-        .map_err(|e| Error::format("not an ONNX model").caused_by(e))?;
+    let model = onnx::read(path)?;
     let nb_nodes = model.graph.as_ref().map(|g| g.node.len());
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut network = onnx::network(model, Some(folder), options)?;

@@ -1,6 +1,10 @@
 //! What the fuzz targets share.
 
-use skipstone::{Executor, ExecutorOptions, Model, Runtime};
+use skipstone::format::{self, PackOptions};
+use skipstone::graph::fuse;
+use skipstone::import::{ImportOptions, onnx, synth};
+use skipstone::recipe::{ChannelOrder, Interpolation, Resize};
+use skipstone::{Executor, ExecutorOptions, Model, Recipe, Runtime};
 
 /// Most elements of all values together, and most multiply-accumulates, of a network that is run: a
 /// valid file may describe more work than a fuzzer has time for.
@@ -37,4 +41,29 @@ pub fn run_if_small(model: &Model) {
         outputs.map(|i| executor.output(i).iter().map(|v| v.to_bits()).collect()).collect()
     };
     assert_eq!(run(), run(), "two runs of one input");
+}
+
+/// Rows and columns of [`image_classifier`]'s input `input`, of 3 channels.
+const INPUT_SIZE: [usize; 2] = [9, 11];
+
+/// A packed network of 5 classes, `logits`, that takes floats, pixels or image files.
+pub fn image_classifier() -> Vec<u8> {
+    let options = synth::SynthOptions { input_size: Some(INPUT_SIZE), classes: Some(5) };
+    let model = synth::synth("tiny_resnet", 0, &options).expect("a known architecture");
+    let mut network =
+        onnx::network(model, None, &ImportOptions::default()).expect("what was made is imported");
+    fuse::fuse(&mut network).expect("what was made is fused");
+    let [height, width] = INPUT_SIZE.map(|n| n as u32);
+    let recipe = Recipe {
+        resize: Some(Resize::Exact { height, width }),
+        interpolation: Interpolation::Bilinear,
+        crop: None,
+        channels: ChannelOrder::Rgb,
+        scale: 1.0 / 255.0,
+        mean: vec![0.5; 3],
+        std: vec![0.25; 3],
+    };
+    let labels = Some((0..5).map(|i| format!("label {i}")).collect());
+    let options = PackOptions { recipe: Some(recipe), labels, ..PackOptions::default() };
+    format::to_bytes(&network, &options).expect("the network packs")
 }

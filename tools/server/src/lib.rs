@@ -16,6 +16,8 @@ mod args;
 mod body;
 mod connection;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod infer;
 mod limits;
 mod log;
