@@ -259,6 +259,38 @@ fn sums_at_the_edge_of_i16_are_exact() {
 }
 
 #[test]
+fn what_is_no_number_becomes_the_lower_bound() {
+    let before = BeforeAdd { bounds: [-9.0, 9.0], scale: 1.0 };
+    for (kernel, before_add) in available().flat_map(|k| [(k, None), (k, Some(before))]) {
+        let quads = [Quad([1; QUAD_LEN])];
+        let strip = StripJob { weights: flat(&quads), taps: &[0], groups: [0, 0, 1] };
+        let (mut bytes, mut floats) = ([7u8; 16], [7f32; 16]);
+        for to_bytes in [true, false] {
+            kernel.run(PanelJob {
+                src: &[1; QUAD],
+                src_pixels: &[0],
+                strips: [strip; 2],
+                bias: &[0; 16],
+                scale: &[f32::NAN; 16],
+                before_add,
+                residual: None,
+                dst: match to_bytes {
+                    true => JobDst::U8 { dst: &mut bytes, zero_point: 100, bounds: [95, 200] },
+                    false => JobDst::F32 {
+                        dst: &mut floats,
+                        block_stride: 8,
+                        nb_blocks: 2,
+                        bounds: [-5.0, 5.0],
+                    },
+                },
+                dst_pixels: &[0],
+            });
+        }
+        assert_eq!((bytes, floats), ([95; 16], [-5.0; 16]), "{}", kernel.name);
+    }
+}
+
+#[test]
 fn the_certificate_knows_its_limits() {
     let group = |weights: &[i8]| weights.iter().map(|w| Quad([*w; QUAD_LEN])).collect::<Vec<_>>();
     for (max, weights, expected) in [

@@ -58,12 +58,12 @@ pub unsafe fn store<const ROWS: usize>(
     }
 }
 
-/// `min(max(v, min), max)`.
+/// `min(max(v, min), max)`; `min` where `v` is no number.
 ///
 /// # Safety
 /// None: NEON is the target's baseline.
 #[inline(always)]
 unsafe fn clamp(v: float32x4_t, min: f32, max: f32) -> float32x4_t {
     // SAFETY: as above.
-    unsafe { vminq_f32(vmaxq_f32(v, vdupq_n_f32(min)), vdupq_n_f32(max)) }
+    unsafe { vminq_f32(vmaxnmq_f32(v, vdupq_n_f32(min)), vdupq_n_f32(max)) }
 }
