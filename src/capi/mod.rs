@@ -11,6 +11,7 @@
 #![allow(non_camel_case_types, reason = "these are C's names")]
 
 mod abi;
+mod classify;
 mod model;
 mod options;
 mod session;

@@ -11,6 +11,7 @@ use super::abi::{
     self, read_array, skipstone_class, skipstone_input, skipstone_output, skipstone_stats,
     skipstone_tensor_info, skipstone_timing, write_array,
 };
+use super::classify::best_classes;
 use super::model::{Texts, at, info, skipstone_model};
 use super::options::{settings, skipstone_options, skipstone_runtime};
 use super::status::{Failure, Handle, Outcome, SKIPSTONE_ERROR_CLOSED, guard, report};
@@ -18,8 +19,6 @@ use super::{
     SKIPSTONE_F32, SKIPSTONE_NATIVE, SKIPSTONE_NCHW, SKIPSTONE_NHWC, SKIPSTONE_U8, behind, bytes,
     c_string, destroy, slot, with,
 };
-use crate::classes::{Scores, top};
-use crate::image::{Limits, decode};
 use crate::session::{Elements, ImageOrder, Session, SessionPort, TensorView, Timing};
 
 /// A model that runs, with a queue. Used by any number of threads.
@@ -349,7 +348,8 @@ struct User(*mut c_void);
 unsafe impl Send for User {}
 
 /// The best classes of a JPEG or PNG file in memory, prepared by the model's recipe, best first:
-/// `capacity` of them or all, into `classes`; `count` gets their number.
+/// `capacity` of them or all, into `classes`; `count` gets their number. SKIPSTONE_ERROR_UNSUPPORTED
+/// if the library was built without the feature `image`.
 ///
 /// # Safety
 /// Pointers are NULL or valid for what they say; `classes` has `capacity` elements of the size that
@@ -369,7 +369,7 @@ pub unsafe extern "C" fn skipstone_session_classify(
         // SAFETY: the caller's promise.
         let (file, count) = unsafe { (bytes("file", file, size)?, slot("count", count)?) };
         *count = 0;
-        let best = best_classes(running, file, deadline, capacity)?;
+        let best = best_classes(&running.session, &running.texts, file, deadline, capacity)?;
         // SAFETY: the caller's promise.
         unsafe { write_array("classes", classes, &best) }?;
         *count = best.len();
@@ -377,44 +377,6 @@ pub unsafe extern "C" fn skipstone_session_classify(
     };
     // SAFETY: the caller's promise.
     unsafe { on(session, classify) }
-}
-
-fn best_classes(
-    running: &Running,
-    file: &[u8],
-    deadline: Option<Instant>,
-    k: usize,
-) -> Outcome<Vec<skipstone_class>> {
-    let Running { session, texts, .. } = running;
-    let [input] = session.inputs() else {
-        return Err(Failure::invalid("the model has several inputs, expected one image"));
-    };
-    let recipe = session.model().recipe();
-    let recipe = recipe.ok_or_else(|| Failure::invalid("the model has no preprocessing recipe"))?;
-    let pixels = recipe.prepare(&decode(file, &Limits::default())?)?;
-    if (pixels.height(), pixels.width()) != (input.shape.h, input.shape.w) {
-        return Err(crate::Error::shape(format!(
-            "the recipe makes {}x{} of this image, the session takes {}x{}",
-            pixels.height(),
-            pixels.width(),
-            input.shape.h,
-            input.shape.w
-        ))
-        .into());
-    }
-    let output = |port: &SessionPort| vec![0.0; port.shape.len()];
-    let mut outputs: Vec<Vec<f32>> = session.outputs().iter().map(output).collect();
-    let mut places: Vec<&mut [f32]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
-    session.run(&[TensorView::pixels(pixels.data())], &mut places, deadline)?;
-    let scores = Scores::of(session.model().graph()).probabilities(&outputs[0]);
-    let class = |index: usize| skipstone_class {
-        struct_size: size_of::<skipstone_class>() as u32,
-        index: index as u32,
-        score: scores[index],
-        reserved: 0,
-        label: texts.labels.get(index).map_or(std::ptr::null(), |label| label.as_ptr()),
-    };
-    Ok(top(&scores, k).into_iter().map(class).collect())
 }
 
 /// Counters.

@@ -417,7 +417,8 @@ int32_t skipstone_session_submit(const skipstone_session *session,
                                  void *user);
 
 // The best classes of a JPEG or PNG file in memory, prepared by the model's recipe, best first:
-// `capacity` of them or all, into `classes`; `count` gets their number.
+// `capacity` of them or all, into `classes`; `count` gets their number. SKIPSTONE_ERROR_UNSUPPORTED
+// if the library was built without the feature `image`.
 //
 // # Safety
 // Pointers are NULL or valid for what they say; `classes` has `capacity` elements of the size that

@@ -10,6 +10,7 @@ mod team;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use skipstone_kernels::isa::Isa;
@@ -35,8 +36,15 @@ struct Inner {
     team: Arc<Team>,
     report: RuntimeReport,
     process: Process,
-    /// Owns the threads; absent for one thread. Dropped after `Drop` told them to leave.
-    pool: Option<rayon::ThreadPool>,
+    /// Absent for one thread.
+    workers: Option<Workers>,
+}
+
+/// The members that are not the caller.
+#[derive(Debug)]
+struct Workers {
+    pool: rayon::ThreadPool,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// The process that started some threads. `fork` copies memory, locks included, but no threads.
@@ -118,10 +126,10 @@ impl RuntimeBuilder {
             (None, None) => DEFAULT_SPIN,
         };
         let team = Arc::new(Team::new(threads, spin));
-        let pool = (threads > 1).then(|| start_workers(&team)).transpose()?;
+        let workers = (threads > 1).then(|| Workers::start(&team)).transpose()?;
         let report = RuntimeReport { isa, isa_reason, threads, threads_reason, spin };
         let process = Process::this();
-        Ok(Runtime { inner: Arc::new(Inner { team, report, process, pool }) })
+        Ok(Runtime { inner: Arc::new(Inner { team, report, process, workers }) })
     }
 }
 
@@ -154,27 +162,49 @@ impl Runtime {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        let workers = self.workers.take();
         if self.process.check().is_err() {
             // There is nobody to tell, and the locks may be held by threads that are not here.
-            std::mem::forget(self.pool.take());
+            std::mem::forget(workers);
             return;
         }
         self.team.stop();
+        if let Some(workers) = workers {
+            workers.end();
+        }
     }
 }
 
-fn start_workers(team: &Arc<Team>) -> Result<rayon::ThreadPool> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(team.size() - 1)
-        .thread_name(|i| format!("skipstone-{}", i + 1))
-        .build()
-        .map_err(|e| {
-            let message = format!("cannot start {} worker threads: {e}", team.size() - 1);
-            Error::new(ErrorKind::Internal, message).caused_by(e)
-        })?;
-    let team = Arc::clone(team);
-    pool.spawn_broadcast(move |context| team.serve(context.index() + 1));
-    Ok(pool)
+impl Workers {
+    fn start(team: &Arc<Team>) -> Result<Self> {
+        let mut threads = vec![];
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(team.size() - 1)
+            .spawn_handler(|thread| {
+                let name = format!("skipstone-{}", thread.index() + 1);
+                threads.push(std::thread::Builder::new().name(name).spawn(|| thread.run())?);
+                Ok(())
+            })
+            .build()
+            .map_err(|e| {
+                let message = format!("cannot start {} worker threads: {e}", team.size() - 1);
+                Error::new(ErrorKind::Internal, message).caused_by(e)
+            })?;
+        let team = Arc::clone(team);
+        pool.spawn_broadcast(move |context| team.serve(context.index() + 1));
+        Ok(Self { pool, threads })
+    }
+
+    /// Waits for the threads, which the team has told to leave: a library that is unloaded must
+    /// not have any.
+    fn end(self) {
+        drop(self.pool);
+        let this = std::thread::current().id();
+        for thread in self.threads.into_iter().filter(|thread| thread.thread().id() != this) {
+            // Members catch the panics of their jobs.
+            let _ = thread.join();
+        }
+    }
 }
 
 fn from_env<T: std::str::FromStr<Err: fmt::Display>>(knob: &knobs::Knob) -> Result<Option<T>> {

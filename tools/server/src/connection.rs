@@ -26,11 +26,16 @@ use crate::limits::{Limits, MAX_HEAD_BYTES};
 /// Read buffer of a connection; also the largest piece of a body.
 const BUFFER_BYTES: usize = 128 << 10;
 const MAX_HEADERS: usize = 64;
+/// How long a new connection may take for its request after `closing` turned true: its client was
+/// told that it is connected, and its request may be under way.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// What a connection is waiting for, and since when.
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// A request; none of it has come.
+    /// Its first request; none of it has come.
+    New(Instant),
+    /// A further request; none of it has come.
     Idle(Instant),
     /// The rest of a request's head.
     Head(Instant),
@@ -46,9 +51,8 @@ struct Watch {
 }
 
 impl Watch {
-    /// A connection that says nothing at first is no better than a slow head.
     fn new(limits: &Limits) -> Self {
-        let state = Mutex::new(State::Head(Instant::now()));
+        let state = Mutex::new(State::New(Instant::now()));
         let Limits { head_timeout, idle_timeout, .. } = *limits;
         Self { state, head_timeout, idle_timeout }
     }
@@ -61,20 +65,28 @@ impl Watch {
     fn deadline(&self) -> Option<Instant> {
         match *self.state() {
             State::Idle(since) => Some(since + self.idle_timeout),
-            State::Head(since) => Some(since + self.head_timeout),
+            // A connection that says nothing at first is no better than a slow head.
+            State::New(since) | State::Head(since) => Some(since + self.head_timeout),
             State::Busy => None,
         }
     }
 
+    fn is_new(&self) -> bool {
+        matches!(*self.state(), State::New(_))
+    }
+
     fn received(&self) {
         let mut state = self.state();
-        if let State::Idle(_) = *state {
-            *state = State::Head(Instant::now());
+        match *state {
+            State::New(since) => *state = State::Head(since),
+            State::Idle(_) => *state = State::Head(Instant::now()),
+            State::Head(_) | State::Busy => {}
         }
     }
 }
 
-/// Serves one connection until it ends, is overdue, or is idle after `closing` turns true.
+/// Serves one connection until it ends, is overdue, or is idle after `closing` turns true. A new one
+/// is served once even then.
 pub(crate) async fn serve(
     stream: TcpStream,
     router: Router,
@@ -105,17 +117,26 @@ pub(crate) async fn serve(
             .serve_connection(io, service)
     );
     let mut closed = pin!(async move { closing.wait_for(|closing| *closing).await.is_ok() });
-    let mut is_closing = false;
+    let (mut last_call, mut is_told) = (None, false);
     let mut timer = pin!(sleep_until(Instant::now()));
     let end = poll_fn(|context| {
-        if !is_closing && closed.as_mut().poll(context).is_ready() {
-            is_closing = true;
+        if last_call.is_none() && closed.as_mut().poll(context).is_ready() {
+            last_call = Some(Instant::now() + LAST_CALL);
+        }
+        loop {
+            if let Poll::Ready(end) = connection.as_mut().poll(context) {
+                return Poll::Ready(end.map_err(|e| e.to_string()));
+            }
+            if last_call.is_none() || is_told || watch.is_new() {
+                break;
+            }
+            is_told = true;
             connection.as_mut().graceful_shutdown();
         }
-        if let Poll::Ready(end) = connection.as_mut().poll(context) {
-            return Poll::Ready(end.map_err(|e| e.to_string()));
+        let Some(mut deadline) = watch.deadline() else { return Poll::Pending };
+        if let (Some(last_call), true) = (last_call, watch.is_new()) {
+            deadline = deadline.min(last_call);
         }
-        let Some(deadline) = watch.deadline() else { return Poll::Pending };
         if timer.deadline() != deadline {
             timer.as_mut().reset(deadline);
         }

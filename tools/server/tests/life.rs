@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -121,5 +122,23 @@ fn stopping_answers_what_was_accepted() {
             assert!(thread.join().expect("no request was lost") > 0);
         }
     });
+    server.stop().unwrap();
+}
+
+#[test]
+fn stopping_answers_who_has_just_connected() {
+    let folder = Folder::new("just-connected");
+    let mut settings = settings(&folder);
+    settings.drain_delay = Duration::ZERO;
+    let mut server = Running::start(settings);
+    let mut clients: Vec<Client> = (0..4).map(|_| server.client()).collect();
+    let mut silent = server.client();
+    server.begin_stop();
+    wait_for("the port closes", || TcpStream::connect(server.address).is_err());
+    for client in &mut clients {
+        let answer = client.get("/v2/health/live");
+        assert_eq!((answer.status, answer.headers["connection"].as_str()), (200, "close"));
+    }
+    assert!(silent.is_closed_within(common::PATIENCE), "a silent connection stayed open");
     server.stop().unwrap();
 }
