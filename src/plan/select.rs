@@ -325,8 +325,8 @@ impl<'a> Selector<'a> {
             choice(method(name).filter(allowed)?, Reason::Tuned)
         };
         let heuristic = || {
-            let fastest = site.fastest(self.options.numerics)?;
-            choice(site.rule_of_thumb(fastest), Reason::Heuristic)
+            let fits = self.options.numerics.allows(FASTEST);
+            fits.then(|| choice(site.rule_of_thumb(FASTEST), Reason::Heuristic)).flatten()
         };
         let direct = || choice(site.rule_of_thumb(Algorithm::Direct), Reason::Heuristic);
         let chosen = asked.or_else(tuned).or_else(heuristic).or_else(direct);
@@ -380,18 +380,6 @@ impl Selector<'_> {
 }
 
 impl Site<'_> {
-    /// The fastest algorithm that the numerics allow, for a convolution that Winograd fits: the one with the fewest
-    /// multiplications. F(4x4, 3x3) needs a quarter of them, 2.25 times fewer than F(2x2, 3x3), and still
-    /// the fewest on 7x7 images, where a quarter of its tiles overhangs; F(6x6, 3x3) needs a fifth on large images.
-    fn fastest(&self, numerics: Numerics) -> Option<Algorithm> {
-        let multiplications = |a: &Algorithm| {
-            let variant = a.variant().expect("Winograd's");
-            variant.nb_points() * nb_tiles(variant, &self.dst)
-        };
-        let tiles = [Algorithm::WinogradF4, Algorithm::WinogradF6];
-        tiles.into_iter().filter(|a| numerics.allows(*a)).min_by_key(multiplications)
-    }
-
     /// The method of an algorithm that is best by rules of thumb.
     ///
     /// Filters are transformed in every run: ready, they are t^2 / 9 times as many bytes, and all of them
@@ -481,6 +469,12 @@ fn fits_winograd(graph: &Graph, op: &Op, src: &Act) -> bool {
         && window.stride == [1, 1]
         && window.dilation == [1, 1]
 }
+
+/// The fastest algorithm by rule of thumb, for a convolution that Winograd fits: F(4x4, 3x3) needs a
+/// quarter of the multiplications, 2.25 times fewer than F(2x2, 3x3), and still the fewest on 7x7 images,
+/// where a quarter of its tiles overhangs. F(6x6, 3x3) needs a fifth on large images, but what its transforms
+/// move costs more: only a measurement chooses it.
+const FASTEST: Algorithm = Algorithm::WinogradF4;
 
 /// Fewest tiles of a member, and most channels, for filters that are ready; see [`Site::rule_of_thumb`].
 const MIN_READY_TILES: usize = 96;
