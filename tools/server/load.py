@@ -227,11 +227,11 @@ PARTS = {part.__name__: part for part in (overload, drain, slow, hostile, idle)}
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("binary")
-    parser.add_argument("part", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("--part", action="append", choices=PARTS, help="may be repeated (default: all)")
     parser.add_argument("--short", action="store_true", help="seconds, as if --busy")
     parser.add_argument("--busy", action="store_true", help="no bounds on times")
     args = parser.parse_args()
-    for name in args.part:
+    for name in args.part or PARTS:
         print(f"{name:9} {asyncio.run(PARTS[name](args))}", flush=True)
 
 
