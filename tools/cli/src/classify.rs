@@ -1,8 +1,7 @@
 //! `classify`: the classes of photographs.
 
-use std::fs;
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
@@ -10,19 +9,17 @@ use anyhow::{bail, ensure};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use skipstone::classes::{Scores, top};
-use skipstone::graph::{Port, Shape};
-use skipstone::image::{Limits, decode};
-use skipstone::{Executor, ExecutorOptions, Model, Recipe};
+use skipstone::graph::Shape;
+use skipstone::{Executor, ExecutorOptions, Model};
 
 use crate::exit::{Exit, Hinted, IMAGE_THREAD, UsageError};
+use crate::images::{Source, list, read};
 use crate::model::{ExecutionArgs, OpenArgs, embedded};
 use crate::ui::Ui;
 use crate::units;
 
 /// Images decoded ahead of the one that runs.
 const READ_AHEAD: usize = 2;
-/// Larger image files are not read.
-const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// Classify photographs
 ///
@@ -63,12 +60,6 @@ struct Class<'a> {
     index: usize,
     label: Option<&'a str>,
     score: f32,
-}
-
-/// Something to classify, or why it cannot be.
-struct Source {
-    path: PathBuf,
-    problem: Option<String>,
 }
 
 pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
@@ -121,70 +112,6 @@ fn open(args: &Args) -> anyhow::Result<Model> {
             Err(UsageError("this build has no model of its own: use --model".to_owned()).into())
         }
     }
-}
-
-/// Files as they are given, and the images in folders, in order.
-fn list(paths: &[PathBuf]) -> Vec<Source> {
-    let mut sources = vec![];
-    for path in paths {
-        let before = sources.len();
-        if !path.is_dir() {
-            sources.push(Source { path: path.clone(), problem: None });
-        } else if let Err(error) = list_folder(path, &mut sources) {
-            sources.push(Source { path: path.clone(), problem: Some(error.to_string()) });
-        } else if sources.len() == before {
-            let problem = Some("no JPEG or PNG files in this folder".to_owned());
-            sources.push(Source { path: path.clone(), problem });
-        }
-    }
-    sources
-}
-
-fn list_folder(folder: &Path, sources: &mut Vec<Source>) -> std::io::Result<()> {
-    let mut entries = fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
-    entries.sort_by_key(fs::DirEntry::path);
-    for entry in entries {
-        let path = entry.path();
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        // A folder behind a link is left out: it could be this one.
-        if entry.file_type()?.is_dir() {
-            list_folder(&path, sources)?;
-        } else if ["jpg", "jpeg", "png"].iter().any(|e| extension.eq_ignore_ascii_case(e)) {
-            sources.push(Source { path, problem: None });
-        }
-    }
-    Ok(())
-}
-
-/// Reads an image as the network's input of this shape.
-fn read(source: &Source, recipe: &Recipe, port: &Port, shape: Shape) -> anyhow::Result<Vec<f32>> {
-    if let Some(problem) = &source.problem {
-        bail!("{problem}");
-    }
-    let bytes = if source.path == Path::new("-") {
-        read_limited(std::io::stdin())?
-    } else {
-        read_limited(fs::File::open(&source.path)?)?
-    };
-    let pixels = recipe.prepare(&decode(&bytes, &Limits::default())?)?;
-    ensure!(
-        (pixels.height(), pixels.width()) == (shape.h, shape.w),
-        "the recipe makes {}x{} of this image, the network takes {}x{}",
-        pixels.height(),
-        pixels.width(),
-        shape.h,
-        shape.w
-    );
-    let mut input = vec![0.0; shape.len()];
-    recipe.write_tensor(&pixels, &port.axes, &mut input)?;
-    Ok(input)
-}
-
-fn read_limited(file: impl Read) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = vec![];
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    ensure!(bytes.len() as u64 <= MAX_FILE_BYTES, "larger than {}", units::bytes(MAX_FILE_BYTES));
-    Ok(bytes)
 }
 
 /// Runs and prints image after image.

@@ -5,12 +5,16 @@ mod classify;
 mod completions;
 mod convert;
 mod doctor;
+mod evaluate;
 mod exit;
+mod images;
 mod inspect;
 mod layers;
 mod model;
 mod npy;
+mod quantize;
 mod run;
+mod samples;
 mod serve;
 mod synth;
 mod system;
@@ -46,6 +50,8 @@ enum Verb {
     Run(run::Args),
     Bench(bench::Args),
     Tune(tune::Args),
+    Quantize(quantize::Args),
+    Evaluate(evaluate::Args),
     Serve(skipstone_server::Args),
     Synth(synth::Args),
     Verify(verify::Args),
@@ -64,6 +70,8 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(args, &ui),
         Verb::Bench(args) => bench::run(args, &ui),
         Verb::Tune(args) => tune::run(args, &ui),
+        Verb::Quantize(args) => quantize::run(args, &ui),
+        Verb::Evaluate(args) => evaluate::run(args, &ui),
         Verb::Serve(args) => serve::run(args),
         Verb::Synth(args) => synth::run(args, &ui),
         Verb::Verify(args) => verify::run(args, &ui),

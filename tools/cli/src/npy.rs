@@ -46,6 +46,35 @@ fn read_array(path: &Path) -> anyhow::Result<Array> {
     })
 }
 
+/// Reads a list of class numbers.
+pub(crate) fn read_classes(path: &Path) -> anyhow::Result<Vec<usize>> {
+    let read = || {
+        let file = File::open(path).context("cannot open")?;
+        let array = NpyFile::new(BufReader::new(file)).context("not an npy file")?;
+        ensure!(array.shape().len() == 1, "shape {:?}, expected a list", array.shape());
+        let DType::Plain(element) = array.dtype() else {
+            bail!("the elements are structures, expected integers");
+        };
+        let classes: Vec<i64> = match (element.type_char(), element.size_field()) {
+            (TypeChar::Int, 8) => integers::<i64>(array)?,
+            (TypeChar::Int, 4) => integers::<i32>(array)?,
+            (TypeChar::Uint, 1) => integers::<u8>(array)?,
+            (TypeChar::Uint, 4) => integers::<u32>(array)?,
+            _ => bail!("the elements are {element}, expected i64, i32, u32 or u8"),
+        };
+        let class = |v| usize::try_from(v).with_context(|| format!("{v} is not a class"));
+        classes.into_iter().map(class).collect()
+    };
+    read().with_context(|| path.display().to_string())
+}
+
+fn integers<T: Deserialize + Into<i64>>(
+    array: NpyFile<BufReader<File>>,
+) -> anyhow::Result<Vec<i64>> {
+    let values = array.data::<T>()?;
+    values.map(|v| v.map(Into::into)).collect::<Result<_, _>>().context("cannot read")
+}
+
 fn convert<T: Deserialize>(
     array: NpyFile<BufReader<File>>,
     to_f32: impl Fn(T) -> f32,

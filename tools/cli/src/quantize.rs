@@ -1,0 +1,243 @@
+//! `quantize`: from a packed model in f32 to one in int8.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use serde_json::{Value, json};
+use skipstone::format;
+use skipstone::quantize::{Calibration, LEAST_DECIBELS, Layer, Method, Options, quantize};
+
+use crate::exit::{Exit, UsageError};
+use crate::model::{ExecutionArgs, OpenArgs};
+use crate::samples::Samples;
+use crate::ui::{Ui, table, write_json};
+use crate::units;
+
+/// Quantize a packed model to int8
+///
+/// Images like those that the model will see are run through it, to choose the range of every value
+/// between the first convolution and the logits. Weights get a scale per output channel.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A packed model, in f32
+    model: PathBuf,
+    /// A folder of photographs, prepared by the model's recipe, or an .npy array [N, ...] of inputs
+    #[arg(long, value_name = "FOLDER|FILE.npy")]
+    calib: Option<PathBuf>,
+    /// File to write [default: the model with the extension .int8.skip]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Images to run; more are thinned out evenly
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = units::parse_positive)]
+    samples: usize,
+    /// How ranges are chosen: all that was seen, all but some outliers, or by the least divergence or
+    /// mean square error
+    #[arg(long, value_enum, default_value_t = MethodArg::Mse)]
+    method: MethodArg,
+    /// Part of the elements that `percentile` keeps, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 99.99)]
+    percentile: f64,
+    /// Integers of activations: u7 (0 to 127) is fastest, u8 (0 to 255) is more exact
+    #[arg(long, value_enum, default_value_t = Activation::U7)]
+    activation: Activation,
+    /// Leave this convolution or linear layer in float; may be repeated
+    #[arg(long, value_name = "LAYER")]
+    exclude: Vec<String>,
+    /// Do not let biases take back the mean error of rounded weights
+    #[arg(long)]
+    no_bias_correction: bool,
+    /// Write what is known of each layer as JSON
+    #[arg(long, value_name = "FILE.json")]
+    report: Option<PathBuf>,
+    /// Draw each layer's signal over noise
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    #[command(flatten)]
+    execution: ExecutionArgs,
+    #[command(flatten)]
+    open: OpenArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum MethodArg {
+    Minmax,
+    Percentile,
+    Entropy,
+    Mse,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Activation {
+    U7,
+    U8,
+}
+
+pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
+    let Some(calib) = &args.calib else {
+        let message = "--calib is missing: the ranges of int8 values are chosen from images like \
+                       those that the model will see; a hundred are enough";
+        return Err(UsageError(message.to_owned()).into());
+    };
+    let model = args.open.open(&args.model)?;
+    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("int8.skip"));
+    if fs::canonicalize(&args.model).ok() == fs::canonicalize(&output).ok() {
+        let message = format!("{}: the output would overwrite the input", output.display());
+        return Err(UsageError(message).into());
+    }
+    let samples = Samples::open(calib, &model)?;
+    let mut network = model.to_network();
+    let port = &mut network.graph.inputs[0];
+    [port.shape.h, port.shape.w] = samples.size();
+    let runtime = args.execution.start(ui)?;
+    let mut calibration = Calibration::new(&runtime, &network)?;
+    let count = args.samples.min(samples.len());
+    let progress = ui.progress(count);
+    for i in 0..count {
+        let image = samples.get(i * samples.len() / count)?;
+        calibration.observe(&[&image])?;
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    let options = Options {
+        method: match args.method {
+            MethodArg::Minmax => Method::MinMax,
+            MethodArg::Percentile => Method::Percentile(args.percentile),
+            MethodArg::Entropy => Method::Entropy,
+            MethodArg::Mse => Method::Mse,
+        },
+        max: match args.activation {
+            Activation::U7 => 127,
+            Activation::U8 => 255,
+        },
+        exclude: args.exclude.clone(),
+        correct_biases: !args.no_bias_correction,
+    };
+    let mut quantized = quantize(&network, &calibration, &options)?;
+    quantized.network.graph.inputs[0].shape = model.graph().inputs[0].shape;
+    let mut pack = model.pack_options().clone();
+    // It was made by the network in f32.
+    pack.test_vector = None;
+    let how = format!("{:?} of {count} images, 0..={}", options.method, options.max);
+    pack.metadata.insert("quantization".to_owned(), how);
+    format::write(&quantized.network, &pack, &output)?;
+
+    let layers = &quantized.layers;
+    let written = fs::metadata(&output).with_context(|| output.display().to_string())?.len();
+    let source = model.file_info().len;
+    if let Some(path) = &args.report {
+        let report = json!({
+            "model": args.model, "output": output, "images": count,
+            "method": format!("{:?}", args.method).to_lowercase(), "max": options.max,
+            "bytes": written, "source_bytes": source,
+            "layers": layers.iter().map(describe).collect::<Vec<_>>(),
+        });
+        let mut file = fs::File::create(path).with_context(|| path.display().to_string())?;
+        write_json(&mut file, &report)?;
+    }
+    if let Some(path) = &args.plot {
+        fs::write(path, plot(layers)).with_context(|| path.display().to_string())?;
+    }
+    print(ui, layers, &output, (written, source))
+}
+
+fn print(ui: &Ui, layers: &[Layer], path: &Path, bytes: (u64, u64)) -> anyhow::Result<Exit> {
+    let mut out = ui.stdout();
+    let mut listing = table(
+        &["LAYER", "TYPE", "INPUT SCALE", "ZERO", "INPUT dB", "WEIGHTS dB", "BOTH dB"],
+        &[2, 3, 4, 5, 6],
+    );
+    for layer in layers {
+        let input = layer.input.filter(|_| layer.is_int8);
+        let decibels = |v: f64| if layer.is_int8 { format!("{v:.1}") } else { "-".to_owned() };
+        listing.add_row([
+            layer.name.clone(),
+            (if layer.is_int8 { "int8" } else { "f32" }).to_owned(),
+            input.map_or("-".to_owned(), |q| format!("{:.3e}", q.scale)),
+            input.map_or("-".to_owned(), |q| q.zero_point.to_string()),
+            decibels(layer.input_decibels),
+            decibels(layer.weights_decibels),
+            decibels(layer.decibels()),
+        ]);
+    }
+    writeln!(out, "{}", listing.trim_fmt())?;
+    let nb_int8 = layers.iter().filter(|l| l.is_int8).count();
+    writeln!(
+        out,
+        "{}: {nb_int8} of {} layers in int8, {} (before {})",
+        path.display(),
+        layers.len(),
+        units::bytes(bytes.0),
+        units::bytes(bytes.1),
+    )?;
+    out.flush()?;
+    for layer in layers.iter().filter(|l| l.should_stay_in_float()) {
+        ui.note(&format!(
+            "{}: noise is {:.1} dB below the signal, expected {LEAST_DECIBELS:.0} or more; it should \
+             stay in float: --exclude {}",
+            layer.name,
+            layer.decibels(),
+            layer.name
+        ));
+    }
+    Ok(Exit::Ok)
+}
+
+fn describe(layer: &Layer) -> Value {
+    json!({
+        "name": layer.name,
+        "int8": layer.is_int8,
+        "input": layer.input.map(|q| json!({
+            "scale": q.scale, "zero_point": q.zero_point, "max": q.max,
+        })),
+        "input_decibels": layer.input_decibels,
+        "weights_decibels": layer.weights_decibels,
+        "decibels": layer.decibels(),
+        "should_stay_in_float": layer.should_stay_in_float(),
+    })
+}
+
+/// One bar per layer, as long as its signal is above its noise.
+fn plot(layers: &[Layer]) -> String {
+    const ROW: usize = 16;
+    const NAMES: usize = 260;
+    const PER_DECIBEL: f64 = 8.0;
+    let (width, height) = (NAMES + 480, (layers.len() + 2) * ROW);
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+         font-family=\"sans-serif\" font-size=\"11\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
+         <text x=\"{NAMES}\" y=\"12\">signal over noise of each int8 layer, dB</text>\n"
+    );
+    let x = |decibels: f64| NAMES as f64 + decibels.clamp(0.0, 55.0) * PER_DECIBEL;
+    for (i, layer) in layers.iter().enumerate() {
+        let y = (i + 2) * ROW;
+        let name = layer.name.replace('&', "&amp;").replace('<', "&lt;");
+        let _ =
+            writeln!(svg, "<text x=\"{}\" y=\"{y}\" text-anchor=\"end\">{name}</text>", NAMES - 6);
+        let decibels = layer.decibels();
+        if !layer.is_int8 {
+            let _ = writeln!(svg, "<text x=\"{NAMES}\" y=\"{y}\" fill=\"gray\">f32</text>");
+            continue;
+        }
+        let color = if layer.should_stay_in_float() { "#c0392b" } else { "#2b6cb0" };
+        let _ = writeln!(
+            svg,
+            "<rect x=\"{NAMES}\" y=\"{}\" width=\"{:.1}\" height=\"11\" fill=\"{color}\"/>\
+             <text x=\"{:.1}\" y=\"{y}\">{decibels:.1}</text>",
+            y - 10,
+            x(decibels) - NAMES as f64,
+            x(decibels) + 4.0,
+        );
+    }
+    let least = x(LEAST_DECIBELS);
+    let _ = writeln!(
+        svg,
+        "<line x1=\"{least}\" x2=\"{least}\" y1=\"{ROW}\" y2=\"{height}\" stroke=\"#c0392b\" \
+         stroke-dasharray=\"3\"/>\n</svg>"
+    );
+    svg
+}
