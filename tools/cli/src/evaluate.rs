@@ -281,7 +281,7 @@ impl Pair {
         };
         let mut confusion: Vec<_> =
             self.confusion.into_iter().map(|((a, b), n)| (name(a), name(b), n)).collect();
-        confusion.sort_by(|a, b| b.2.cmp(&a.2));
+        confusion.sort_by_key(|(.., count)| std::cmp::Reverse(*count));
         Agreement {
             top1: self.equal as f64 / images.max(1) as f64,
             max_error: self.largest_difference / self.largest.max(f64::MIN_POSITIVE),
