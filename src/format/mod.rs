@@ -161,6 +161,7 @@ mod graph;
 mod header;
 pub(crate) mod reader;
 mod strings;
+mod temporary;
 mod testvec;
 mod weights;
 mod writer;
@@ -168,6 +169,7 @@ mod writer;
 use std::collections::BTreeMap;
 
 pub use header::SectionKind;
+pub use temporary::{Abandoned, abandon};
 pub use testvec::TestVector;
 pub use writer::{store, to_bytes, write};
 

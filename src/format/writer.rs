@@ -1,9 +1,8 @@
 //! From a network to a file, section by section, so that the file is never in memory as a whole.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Cursor, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 
 use bytemuck::Pod;
 use half::f16;
@@ -13,6 +12,7 @@ use skipstone_kernels::pack::{ConvGeometry, pack};
 
 use super::fields::Encoder;
 use super::header::{HEADER_LEN, Header, SectionEntry, SectionKind, section_start};
+use super::temporary::Temporary;
 use super::weights::{self, Use};
 use super::{PackOptions, WeightDtype, graph, strings};
 use crate::error::{Error, ErrorKind, Result};
@@ -101,47 +101,6 @@ fn replace(path: &Path, fill: impl FnOnce(&mut File) -> Result<()>) -> Result<()
     file.sync_all().map_err(io("write"))?;
     drop(file);
     temporary.rename(&target).map_err(io("write"))
-}
-
-/// A file that is removed unless it is renamed.
-struct Temporary(Option<PathBuf>);
-
-impl Temporary {
-    fn create_beside(target: &Path) -> io::Result<(Self, File)> {
-        static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
-        loop {
-            let n = COUNTER.fetch_add(1, Ordering::Relaxed);
-            let path = target.with_file_name(format!(".{name}.{}-{n}.tmp", std::process::id()));
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => return Ok((Self(Some(path)), file)),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(e),
-            }
-        }
-    }
-
-    fn rename(mut self, target: &Path) -> io::Result<()> {
-        let Some(path) = &self.0 else { return Ok(()) };
-        fs::rename(path, target)?;
-        self.0 = None;
-        // The rename itself survives a crash only once the folder is written.
-        #[cfg(unix)]
-        {
-            let folder = target.parent().filter(|p| !p.as_os_str().is_empty());
-            File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            // There is nobody to tell; the error that led here is on its way.
-            let _ = fs::remove_file(path);
-        }
-    }
 }
 
 fn stream(network: &Network, options: &PackOptions, out: &mut (impl Write + Seek)) -> Result<()> {

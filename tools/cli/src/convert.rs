@@ -16,6 +16,7 @@ use skipstone::recipe::Resize;
 use skipstone::{Error, Isa, Model, Recipe, Runtime};
 
 use crate::exit::{Exit, UsageError};
+use crate::interrupt;
 use crate::model::{describe_port, macs, nb_parameters};
 use crate::ui::Ui;
 use crate::units;
@@ -77,6 +78,7 @@ struct Source {
 }
 
 pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
+    interrupt::clean_up()?;
     let output = args.output.clone().unwrap_or_else(|| args.input.with_extension("skip"));
     if same_file(&args.input, &output) {
         let message = format!("{}: the output would overwrite the input", output.display());

@@ -9,6 +9,7 @@ mod evaluate;
 mod exit;
 mod images;
 mod inspect;
+mod interrupt;
 mod layers;
 mod model;
 mod npy;

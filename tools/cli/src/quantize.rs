@@ -12,6 +12,7 @@ use skipstone::format;
 use skipstone::quantize::{Calibration, LEAST_DECIBELS, Layer, Method, Options, quantize};
 
 use crate::exit::{Exit, UsageError};
+use crate::interrupt;
 use crate::model::{ExecutionArgs, OpenArgs};
 use crate::samples::Samples;
 use crate::ui::{Ui, table, write_json};
@@ -77,6 +78,7 @@ enum Activation {
 }
 
 pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
+    interrupt::clean_up()?;
     let Some(calib) = &args.calib else {
         let message = "--calib is missing: the ranges of int8 values are chosen from images like \
                        those that the model will see; a hundred are enough";

@@ -9,6 +9,7 @@ use skipstone::Model;
 use skipstone::tune::{self, Key, Layer, Measured, Progress, TuneOptions, Tuned};
 
 use crate::exit::Exit;
+use crate::interrupt;
 use crate::model::{ExecutionArgs, OpenArgs};
 use crate::ui::{Ui, table, write_json};
 use crate::units;
@@ -81,6 +82,7 @@ struct Candidate<'a> {
 }
 
 pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
+    interrupt::clean_up()?;
     let model = args.open.open(&args.model)?;
     let runtime = args.execution.start(ui)?;
     let options = TuneOptions {
