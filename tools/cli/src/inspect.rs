@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use skipstone::graph::Port;
+use skipstone::graph::{Op, Port};
 use skipstone::recipe::Resize;
 use skipstone::tune::TableUse;
 use skipstone::{Executor, ExecutorOptions, Model, Recipe};
@@ -115,6 +115,23 @@ fn ports<'a>(ports: &'a [Port]) -> Vec<PortJson<'a>> {
     ports.iter().map(json).collect()
 }
 
+/// Of all weights: `i8`, or the type of those in float, or both.
+fn weight_types(model: &Model) -> String {
+    let graph = model.graph();
+    let is_int8 = graph.nodes.iter().filter_map(|node| match &node.op {
+        Op::Conv(conv) => Some(conv.weight_scales.is_some()),
+        Op::Linear(linear) => Some(linear.weight_scales.is_some()),
+        _ => None,
+    });
+    let (quantized, float): (Vec<_>, Vec<_>) = is_int8.partition(|int8| *int8);
+    let float_type = model.pack_options().dtype.name();
+    match (quantized.is_empty(), float.is_empty()) {
+        (true, _) => float_type.to_owned(),
+        (false, true) => "i8".to_owned(),
+        (false, false) => format!("i8 and {float_type}"),
+    }
+}
+
 fn describe(args: &Args, model: &Model) -> anyhow::Result<Value> {
     let (graph, info) = (model.graph(), model.file_info());
     Ok(json!({
@@ -124,7 +141,7 @@ fn describe(args: &Args, model: &Model) -> anyhow::Result<Value> {
         "format_version": format!("{}.{}", info.version.0, info.version.1),
         "file_bytes": info.len,
         "content_hash": hex(&info.content_hash),
-        "dtype": model.pack_options().dtype.name(),
+        "dtype": weight_types(model),
         "inputs": ports(&graph.inputs),
         "outputs": ports(&graph.outputs),
         "nodes": graph.nodes.len(),
@@ -148,7 +165,7 @@ fn print(out: &mut impl Write, args: &Args, model: &Model) -> anyhow::Result<()>
         info.version.0,
         info.version.1,
         units::bytes(info.len),
-        model.pack_options().dtype.name(),
+        weight_types(model),
     )?;
     writeln!(out, "content     {}", hex(&info.content_hash))?;
     for port in &graph.inputs {

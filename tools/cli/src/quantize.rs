@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// Do not let biases take back the mean error of rounded weights
     #[arg(long)]
     no_bias_correction: bool,
+    /// Print what is known of each layer as JSON
+    #[arg(long)]
+    json: bool,
     /// Write what is known of each layer as JSON
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
@@ -99,12 +102,53 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     let count = args.samples.min(samples.len());
     let progress = ui.progress(count);
     for i in 0..count {
-        let image = samples.get(i * samples.len() / count)?;
-        calibration.observe(&[&image])?;
+        let index = i * samples.len() / count;
+        let image = samples.get(index)?;
+        calibration.observe(&[&image]).map_err(|e| e.in_file(samples.name(index)))?;
         progress.inc(1);
     }
     progress.finish_and_clear();
-    let options = Options {
+    let options = options(args);
+    let mut quantized = quantize(&network, &calibration, &options)?;
+    quantized.network.graph.inputs[0].shape = model.graph().inputs[0].shape;
+    let mut pack = model.pack_options().clone();
+    // It was made by the network in f32.
+    pack.test_vector = None;
+    let method = format!("{:?}", args.method).to_lowercase();
+    let how = format!("{method} of {count} images, activations 0 to {}", options.max);
+    pack.metadata.insert("calibration".to_owned(), how);
+    format::write(&quantized.network, &pack, &output)?;
+
+    let layers = &quantized.layers;
+    let written = fs::metadata(&output).with_context(|| output.display().to_string())?.len();
+    let source = model.file_info().len;
+    let report = json!({
+        "schema_version": 1,
+        "model": args.model, "output": output, "images": count,
+        "method": method, "max": options.max,
+        "bytes": written, "source_bytes": source,
+        "layers": layers.iter().map(describe).collect::<Vec<_>>(),
+    });
+    if let Some(path) = &args.report {
+        let mut file = fs::File::create(path).with_context(|| path.display().to_string())?;
+        write_json(&mut file, &report)?;
+    }
+    if let Some(path) = &args.plot {
+        fs::write(path, plot(layers)).with_context(|| path.display().to_string())?;
+    }
+    let mut out = ui.stdout();
+    if args.json {
+        write_json(&mut out, &report)?;
+    } else {
+        print(&mut out, layers, &output, (written, source))?;
+    }
+    out.flush()?;
+    advise(ui, layers);
+    Ok(Exit::Ok)
+}
+
+fn options(args: &Args) -> Options {
+    Options {
         method: match args.method {
             MethodArg::Minmax => Method::MinMax,
             MethodArg::Percentile => Method::Percentile(args.percentile),
@@ -117,37 +161,15 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         },
         exclude: args.exclude.clone(),
         correct_biases: !args.no_bias_correction,
-    };
-    let mut quantized = quantize(&network, &calibration, &options)?;
-    quantized.network.graph.inputs[0].shape = model.graph().inputs[0].shape;
-    let mut pack = model.pack_options().clone();
-    // It was made by the network in f32.
-    pack.test_vector = None;
-    let how = format!("{:?} of {count} images, 0..={}", options.method, options.max);
-    pack.metadata.insert("quantization".to_owned(), how);
-    format::write(&quantized.network, &pack, &output)?;
-
-    let layers = &quantized.layers;
-    let written = fs::metadata(&output).with_context(|| output.display().to_string())?.len();
-    let source = model.file_info().len;
-    if let Some(path) = &args.report {
-        let report = json!({
-            "model": args.model, "output": output, "images": count,
-            "method": format!("{:?}", args.method).to_lowercase(), "max": options.max,
-            "bytes": written, "source_bytes": source,
-            "layers": layers.iter().map(describe).collect::<Vec<_>>(),
-        });
-        let mut file = fs::File::create(path).with_context(|| path.display().to_string())?;
-        write_json(&mut file, &report)?;
     }
-    if let Some(path) = &args.plot {
-        fs::write(path, plot(layers)).with_context(|| path.display().to_string())?;
-    }
-    print(ui, layers, &output, (written, source))
 }
 
-fn print(ui: &Ui, layers: &[Layer], path: &Path, bytes: (u64, u64)) -> anyhow::Result<Exit> {
-    let mut out = ui.stdout();
+fn print(
+    out: &mut impl Write,
+    layers: &[Layer],
+    path: &Path,
+    bytes: (u64, u64),
+) -> std::io::Result<()> {
     let mut listing = table(
         &["LAYER", "TYPE", "INPUT SCALE", "ZERO", "INPUT dB", "WEIGHTS dB", "BOTH dB"],
         &[2, 3, 4, 5, 6],
@@ -174,8 +196,11 @@ fn print(ui: &Ui, layers: &[Layer], path: &Path, bytes: (u64, u64)) -> anyhow::R
         layers.len(),
         units::bytes(bytes.0),
         units::bytes(bytes.1),
-    )?;
-    out.flush()?;
+    )
+}
+
+/// Names the layers that are better left in float.
+fn advise(ui: &Ui, layers: &[Layer]) {
     for layer in layers.iter().filter(|l| l.should_stay_in_float()) {
         ui.note(&format!(
             "{}: noise is {:.1} dB below the signal, expected {LEAST_DECIBELS:.0} or more; it should \
@@ -185,7 +210,6 @@ fn print(ui: &Ui, layers: &[Layer], path: &Path, bytes: (u64, u64)) -> anyhow::R
             layer.name
         ));
     }
-    Ok(Exit::Ok)
 }
 
 fn describe(layer: &Layer) -> Value {

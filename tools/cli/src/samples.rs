@@ -1,6 +1,6 @@
 //! Inputs for a network with one image as input: photographs in a folder, or an array.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure};
 use skipstone::graph::{Port, Shape};
@@ -18,7 +18,7 @@ pub(crate) struct Samples {
 
 enum Kind {
     Photographs(Vec<Source>, Box<Recipe>),
-    Array(Array),
+    Array(PathBuf, Array),
 }
 
 impl Samples {
@@ -47,10 +47,10 @@ impl Samples {
             let array = npy::read(path)?;
             let expected = port.axes.dims(1, shape);
             let fits = array.shape.len() == expected.len() && array.shape[1..] == expected[1..];
-            let (path, found) = (path.display(), &array.shape);
-            ensure!(fits, "{path}: shape {found:?}, expected [N, ...] of {expected:?}");
-            ensure!(array.shape[0] > 0, "{path}: no images");
-            Kind::Array(array)
+            let (file, found) = (path.display(), &array.shape);
+            ensure!(fits, "{file}: shape {found:?}, expected [N, ...] of {expected:?}");
+            ensure!(array.shape[0] > 0, "{file}: no images");
+            Kind::Array(path.to_owned(), array)
         };
         Ok(Self { port, shape, kind })
     }
@@ -58,7 +58,7 @@ impl Samples {
     pub(crate) fn len(&self) -> usize {
         match &self.kind {
             Kind::Photographs(sources, _) => sources.len(),
-            Kind::Array(array) => array.shape[0],
+            Kind::Array(_, array) => array.shape[0],
         }
     }
 
@@ -71,9 +71,17 @@ impl Samples {
     pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
         let sources = match &self.kind {
             Kind::Photographs(sources, _) => sources.as_slice(),
-            Kind::Array(_) => &[],
+            Kind::Array(..) => &[],
         };
         sources.iter().map(|s| s.path.as_path())
+    }
+
+    /// What messages call input `i`.
+    pub(crate) fn name(&self, i: usize) -> String {
+        match &self.kind {
+            Kind::Photographs(sources, _) => sources[i].path.display().to_string(),
+            Kind::Array(path, _) => format!("{}[{i}]", path.display()),
+        }
     }
 
     /// Input `i`.
@@ -84,7 +92,7 @@ impl Samples {
                 read(&sources[i], recipe, &self.port, self.shape)
                     .map_err(|e| anyhow::anyhow!("{path}: {e:#}"))
             }
-            Kind::Array(array) => {
+            Kind::Array(_, array) => {
                 let len = self.shape.len();
                 Ok(array.data[i * len..(i + 1) * len].to_vec())
             }

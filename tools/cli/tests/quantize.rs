@@ -37,6 +37,8 @@ fn a_model_is_quantized_and_compared() {
     assert!(layers.iter().all(|l| l["int8"] == true && l["decibels"].as_f64() > Some(20.0)));
     assert!(fs::read_to_string(folder.path("r.svg")).unwrap().starts_with("<svg"));
     folder.skipstone(&["verify", "tiny_bottleneck.int8.skip"]).ok();
+    let printed: Value = serde_json::from_str(&run(&["--json"]).ok()).expect("JSON");
+    assert_eq!(printed, report);
 
     let name = layers[1]["name"].as_str().expect("a name");
     let excluded =
@@ -106,6 +108,12 @@ fn wrong_arguments_are_errors() {
     run(&[q, model, "--calib", "folder"]).fails(1, &["no preprocessing recipe"]);
     folder.write("odd.npy", npy("<f4", false, &[1, 3, 8, 8], &f32s(&[0.0; 192])));
     run(&[q, model, "--calib", "odd.npy"]).fails(1, &["shape [1, 3, 8, 8], expected"]);
+    folder.write("nan.npy", npy("<f4", false, &[1, 3, 35, 29], &f32s(&[f32::NAN; IMAGE])));
+    run(&[q, model, "--calib", "nan.npy"]).fails(2, &["nan.npy[0]", "not a number"]);
+    run(&[q, model, "--calib", "nowhere"]).fails(1, &["nowhere: cannot open"]);
+    folder.write("none.npy", npy("<f4", false, &[0, 3, 35, 29], &[]));
+    run(&[q, model, "--calib", "none.npy"]).fails(1, &["none.npy: no images"]);
+    assert!(!folder.path("tiny_resnet.int8.skip").exists());
     run(&[q, model, "--calib", "x.npy"]).ok();
     let quantized = "tiny_resnet.int8.skip";
     run(&[q, quantized, "--calib", "x.npy"]).fails(2, &["quantized already"]);
