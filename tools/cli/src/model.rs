@@ -72,7 +72,9 @@ pub(crate) fn open_checked(path: &Path) -> anyhow::Result<Model> {
 
 /// The packed model that this build carries.
 pub(crate) fn embedded() -> Option<&'static [u8]> {
-    #[cfg(feature = "embedded")]
+    #[cfg(feature = "embedded-int8")]
+    return Some(include_bytes!("../assets/open_nsfw.int8.skip"));
+    #[cfg(all(feature = "embedded", not(feature = "embedded-int8")))]
     return Some(include_bytes!("../assets/open_nsfw.skip"));
     #[cfg(not(feature = "embedded"))]
     return None;

@@ -140,3 +140,29 @@ fn images_of_another_size_are_errors() {
         .skipstone(&["classify", "cat.jpg", "-m", "net.skip"])
         .fails(1, &["cat.jpg", "51x77", "35x29"]);
 }
+
+/// What `args` say about the photograph: the scores by label, and the best label.
+#[cfg(feature = "embedded")]
+fn photograph(folder: &Folder, args: &[&str]) -> (std::collections::BTreeMap<String, f64>, String) {
+    let photo = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/photo.jpg");
+    let image = folder.skipstone(&[&["classify", photo, "--json"], args].concat()).json()[0].take();
+    let classes = image["classes"].as_array().unwrap();
+    let label = |class: &Value| class["label"].as_str().unwrap().to_owned();
+    let scores = classes.iter().map(|c| (label(c), c["score"].as_f64().unwrap())).collect();
+    (scores, label(&classes[0]))
+}
+
+#[cfg(feature = "embedded")]
+#[test]
+fn the_int8_twin_agrees_with_the_embedded_model() {
+    let folder = Folder::new("classify-twin");
+    let twin = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/open_nsfw.int8.skip");
+    let (own, best) = photograph(&folder, &[]);
+    let (quantized, quantized_best) = photograph(&folder, &["--model", twin]);
+    assert_eq!((best.as_str(), quantized_best.as_str()), ("sfw", "sfw"));
+    for (label, score) in &own {
+        assert!((score - quantized[label]).abs() < 0.02, "{label}: {score}, {}", quantized[label]);
+    }
+    let facts = folder.skipstone(&["inspect", twin, "--json"]).json();
+    assert_eq!(facts["dtype"], "i8");
+}
