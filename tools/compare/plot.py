@@ -39,7 +39,7 @@ def bars(axes, case: dict) -> None:
     rows = [(k, r) for k, r in case["runtimes"].items() if "min_ms" in r]
     rows.sort(key=lambda row: -row[1]["min_ms"])
     names = [name for name, _ in rows]
-    colours = [OURS if n == "skipstone" else CAPPED if r["capped"] else THEIRS for n, r in rows]
+    colours = [OURS if n.startswith("skipstone") else CAPPED if r["capped"] else THEIRS for n, r in rows]
     axes.barh(names, [r["min_ms"] for _, r in rows], color=colours)
     for index, (_, row) in enumerate(rows):
         axes.plot([row["median_ms"]], [index], "|", color=LIMIT, markersize=11)
@@ -127,7 +127,7 @@ def main() -> None:
         roofline(right, case, limit)
     cpu = record["cpu"]
     figure.suptitle(f"{cpu['model']} ({cpu['family'] or cpu['numbers']}), {record['date'][:10]}, skipstone "
-                    f"{record['versions']['skipstone']} ({record['revision']}), fp32", fontsize=11)
+                    f"{record['versions']['skipstone']} ({record['revision']}), {record['settings'].get('dtype', 'f32')}", fontsize=11)
     matplotlib.rcParams["svg.hashsalt"] = "skipstone"
     target = arguments.result.with_suffix("") if arguments.result.suffix == ".json" else arguments.result
     figure.savefig(f"{target}.svg", metadata={"Date": None})
