@@ -1,6 +1,6 @@
 //! `qwinograd`: minimal filtering F(m x m, 3 x 3) on integers, exact to the bit.
 //!
-//! The arithmetic is that of [`winograd`](crate::winograd), with matrices of integers: points 0, 1, -1
+//! The arithmetic is that of [`winograd`], with matrices of integers: points 0, 1, -1
 //! (F(2x2)), 2, -2 (F(4x4)) and infinity. The denominators of `A`, `B` and `G` are multiplied out,
 //! s = 2 and 24 per side, so that what the output transform finds is `s^2` times the convolution:
 //!
@@ -28,7 +28,7 @@
 //! y: u8,  nChw16c (or f32, nChw8c)                                    transform_output
 //! ```
 //! Each of U, V and M has a stride between points that the caller chooses; it should be an odd number of cache lines:
-//! [`point_stride`]. Tiles may overhang the framed image and the output, as in [`winograd`](crate::winograd).
+//! [`point_stride`]. Tiles may overhang the framed image and the output, as in [`winograd`].
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
