@@ -21,6 +21,7 @@ use crate::format::reader::{self, Contents, HEADER_LEN, Header, StoredConstant};
 use crate::format::{PackOptions, SectionKind, TestVector, WeightDtype};
 use crate::graph::{ConstId, Data, Graph, Network};
 use crate::ops::quads::{Packing, Quads};
+use crate::ops::qwinograd::PackedFilters;
 use crate::ops::swinograd::transform_filters;
 use crate::recipe::Recipe;
 use crate::tensor::AlignedBuf;
@@ -42,6 +43,8 @@ struct Inner {
     transformed: Mutex<HashMap<(ConstId, &'static str), Arc<AlignedBuf>>>,
     /// Int8 weights packed for `qconv`.
     quads: Mutex<HashMap<(ConstId, Packing), Arc<Quads>>>,
+    /// Int8 filters packed for `qwinograd`.
+    packed_filters: Mutex<HashMap<ConstId, Arc<PackedFilters>>>,
 }
 
 /// What a packed file consists of, for listings.
@@ -149,6 +152,7 @@ impl Model {
                 converted,
                 transformed: Mutex::default(),
                 quads: Mutex::default(),
+                packed_filters: Mutex::default(),
             }),
         })
     }
@@ -318,6 +322,17 @@ impl Model {
         let mut quads = self.inner.quads.lock().unwrap_or_else(PoisonError::into_inner);
         let pack = || Arc::new(Quads::pack(geometry, packing, &self.row_major_i8(id)));
         Arc::clone(quads.entry((id, packing)).or_insert_with(pack))
+    }
+
+    /// Int8 weights, packed for kernels that widen them; as [`Self::quads`].
+    ///
+    /// # Panics
+    /// If the constant is not i8 weights in one group.
+    pub(crate) fn packed_filters(&self, id: ConstId) -> Arc<PackedFilters> {
+        let geometry = self.geometry(id).expect("weights have a geometry");
+        let mut filters = self.inner.packed_filters.lock().unwrap_or_else(PoisonError::into_inner);
+        let pack = || Arc::new(PackedFilters::pack(geometry, &self.row_major_i8(id)));
+        Arc::clone(filters.entry(id).or_insert_with(pack))
     }
 
     /// A constant's data in row-major order as f32, converted or unpacked from what the file stores.

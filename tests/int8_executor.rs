@@ -1,7 +1,10 @@
-//! Int8 networks on the executor against the reference interpreter, to the bit, on every instruction
-//! set that this CPU has; and the executor's promises for them.
+//! Int8 networks on the executor against the reference interpreter, to the bit, by every method on every
+//! instruction set that this CPU has; and the executor's promises for them.
 
 mod common;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use common::quantized::{nb_quantized, quantized};
 use common::{Rng, bits, packed};
@@ -9,9 +12,11 @@ use skipstone::graph::{
     AxisOrder, Clamp, Conv, Data, Linear, Network, Node, Op, Pad, Pool, PoolKind, Port,
     Quantization, Shape, Slice, ValueId, reference,
 };
-use skipstone::{Executor, ExecutorOptions, Isa, Runtime};
+use skipstone::tune::{self, Key, Layer, Table, Tables};
+use skipstone::{Executor, ExecutorOptions, Isa, Model, Runtime};
 
-/// Runs `network` on all tiers, batches and thread counts, and compares the bits with the reference.
+/// Runs `network` on all tiers, batches and thread counts by all methods, and compares the bits with the
+/// reference.
 #[track_caller]
 fn check(network: &Network) {
     network.graph.validate().expect("the test's graph is valid");
@@ -28,25 +33,39 @@ fn check(network: &Network) {
         for isa in Isa::ALL.iter().copied().filter(|isa| isa.is_available()) {
             let runtime = Runtime::builder().threads(threads).isa(isa).build().expect("starts");
             let options = ExecutorOptions { batch, ..Default::default() };
-            let mut executor = Executor::new(&runtime, &model, &options).expect("plans");
-            // Twice: a second run must not see what the first left behind.
-            for _ in 0..2 {
-                executor.run(&inputs).expect("runs");
-            }
-            for (i, expected) in expected.iter().enumerate() {
-                let name = &network.graph.name;
-                let found = executor.output(i);
-                let differ =
-                    found.iter().zip(expected).position(|(f, e)| f.to_bits() != e.to_bits());
-                if let Some(at) = differ {
-                    panic!(
-                        "{name} ({isa}, batch {batch}): output {i}, element {at}: {}, expected {}",
-                        found[at], expected[at]
-                    );
+            for tables in choices(&model, &runtime, &options) {
+                let name = format!("{} ({isa}, batch {batch}, {tables:?})", network.graph.name);
+                let options = ExecutorOptions { tables, ..options.clone() };
+                let mut executor = Executor::new(&runtime, &model, &options).expect("plans");
+                // Twice: a second run must not see what the first left behind.
+                for _ in 0..2 {
+                    executor.run(&inputs).expect("runs");
+                }
+                for (i, expected) in expected.iter().enumerate() {
+                    let found = executor.output(i);
+                    let differ =
+                        found.iter().zip(expected).position(|(f, e)| f.to_bits() != e.to_bits());
+                    if let Some(at) = differ {
+                        let (found, expected) = (found[at], expected[at]);
+                        panic!("{name}: output {i}, element {at}: {found}, expected {expected}");
+                    }
                 }
             }
         }
     }
+}
+
+/// The rule of thumb's choices; and each method, for all layers that can have it.
+fn choices(model: &Model, runtime: &Runtime, options: &ExecutorOptions) -> Vec<Tables> {
+    let layers = tune::candidates(model, runtime, options).expect("plans");
+    let methods: BTreeSet<&str> = layers.iter().flat_map(|l| l.methods.iter().copied()).collect();
+    let table = |method: &str| {
+        let able = layers.iter().filter(|l| l.methods.contains(&method));
+        let layer = |node| Layer { node, method: method.to_owned(), measured: Vec::new() };
+        let key = Key::of(model.graph(), runtime.report(), options);
+        Tables::Given(Arc::new(Table { key, layers: able.map(|l| layer(l.node)).collect() }))
+    };
+    [Tables::Ignore].into_iter().chain(methods.into_iter().map(table)).collect()
 }
 
 /// A network under construction.

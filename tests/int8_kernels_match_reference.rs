@@ -10,6 +10,7 @@ use common::guarded::{Guarded, Placement};
 use skipstone_kernels::qconv::{
     GROUPS, JobDst, Kernel, MR, PanelJob, QUAD, QUAD_LEN, StripJob, fits, nb_quads, row_tiles,
 };
+use skipstone_kernels::qconv16::{self, TAP_LEN};
 use skipstone_kernels::registry;
 use skipstone_kernels::requant::BeforeAdd;
 
@@ -341,5 +342,97 @@ fn tiles_cover_every_pixel_and_are_of_nearly_equal_height() {
         let (rows, tall, short) = row_tiles(n);
         assert_eq!(rows * tall + rows.saturating_sub(1) * short, n);
         assert!(rows <= MR && (short == 0 || rows > 1));
+    }
+}
+
+/// A tap's weights, aligned as kernels ask.
+#[repr(C, align(32))]
+#[derive(Clone, Copy)]
+struct Tap([i16; TAP_LEN]);
+
+/// Runs one panel of widened operands, and compares every byte. `weight` gives those of channel o, tap t, input i.
+fn check_16(
+    kernel: &qconv16::Kernel,
+    place: Placement,
+    (nb_pixels, nb_taps): (usize, usize),
+    (pixel, weight): (impl Fn(usize) -> u8, impl Fn([usize; 3]) -> i8),
+    residual: bool,
+) {
+    let src_pixels: Vec<u32> =
+        (0..nb_pixels).map(|m| ((m * 37) % (nb_pixels * 3)) as u32).collect();
+    let taps: Vec<u32> = (0..nb_taps).map(|t| (t * 41 % (2 * nb_taps)) as u32 * 16).collect();
+    let largest = |offsets: &[u32]| offsets.iter().copied().max().unwrap_or(0) as usize;
+    let pixels: Vec<u8> = (0..largest(&src_pixels) + largest(&taps) + 16).map(pixel).collect();
+    let mut src = place.filled(pixels.len(), 0i16);
+    kernel.widen_pixels(&place.copy(&pixels), &mut src);
+    assert!(src.iter().zip(&pixels).all(|(wide, byte)| *wide == i16::from(*byte)));
+    let of = |t: usize, at: usize| weight([at / 2 % 16, t, at / 32 * 2 + at % 2]);
+    let packed: Vec<i8> = (0..nb_taps * TAP_LEN).map(|at| of(at / TAP_LEN, at % TAP_LEN)).collect();
+    let mut weights = place.filled(nb_taps, Tap([0; TAP_LEN]));
+    // SAFETY: `Tap` is its elements without padding.
+    let flat = unsafe {
+        std::slice::from_raw_parts_mut(weights.as_mut_ptr().cast::<i16>(), nb_taps * TAP_LEN)
+    };
+    kernel.widen_weights(&place.copy(&packed), flat);
+    assert!(flat.iter().zip(&packed).all(|(wide, byte)| *wide == i16::from(*byte)));
+
+    let bias = place.copy(&[7i32, -100_000, 1 << 20, 0].repeat(4));
+    let scale = place.copy(&[1e-3f32, 3e-4, 1e-5, 0.5].repeat(4));
+    let dst_pixels: Vec<u32> = (0..nb_pixels).map(|m| 16 * (nb_pixels - 1 - m) as u32).collect();
+    let dst_pixels = place.copy(&dst_pixels);
+    let res: Vec<u8> = (0..16 * nb_pixels).map(|i| (i * 29) as u8).collect();
+    let res = place.copy(&res);
+    let (res_zero, res_scale) = (100, 0.7);
+    let (zero_point, bounds) = (77, [3, 250]);
+    let mut dst = place.filled(16 * nb_pixels, 0u8);
+    kernel.run(qconv16::PanelJob {
+        src: &src,
+        src_pixels: &place.copy(&src_pixels),
+        taps: &place.copy(&taps),
+        weights: flat,
+        bias: bias[..].try_into().unwrap(),
+        scale: scale[..].try_into().unwrap(),
+        before_add: None,
+        residual: residual.then_some((&res[..], &dst_pixels[..], res_zero, res_scale)),
+        dst: JobDst::U8 { dst: &mut dst, zero_point, bounds },
+        dst_pixels: &dst_pixels,
+    });
+    for (m, c) in (0..nb_pixels).flat_map(|m| (0..16).map(move |c| (m, c))) {
+        let mut acc = bias[c];
+        for (t, i) in (0..nb_taps).flat_map(|t| (0..16).map(move |i| (t, i))) {
+            let x = i32::from(pixels[(src_pixels[m] + taps[t]) as usize + i]);
+            acc = acc.wrapping_add(x * i32::from(weight([c, t, i])));
+        }
+        let at = dst_pixels[m] as usize + c;
+        let t = requantized(acc, scale[c], None, residual.then(|| (res[at], res_zero, res_scale)));
+        let z = f32::from(zero_point);
+        let [lo, hi] = bounds.map(f32::from);
+        let expected = (t.clamp(lo - z, hi - z).round_ties_even() + z) as u8;
+        let name = kernel.name;
+        assert_eq!(dst[at], expected, "{name}: pixel {m} of {nb_pixels}, channel {c}, {acc}");
+    }
+}
+
+#[test]
+fn widened_operands_give_plain_sums_up_to_the_heaviest() {
+    let hash = |x: usize| (x as u32).wrapping_mul(2_654_435_761) >> 13;
+    for kernel in registry::QCONV16.iter().filter(|k| k.isa.is_available()) {
+        for place in Placement::ALL {
+            for nb_pixels in (0..=2 * qconv16::MR + 1).chain([49, 100]) {
+                for (nb_taps, residual) in [(1, false), (9, true), (36, false)] {
+                    let pixel = |i: usize| [0, 255, hash(i) as u8][i % 3];
+                    let weight = |[o, t, i]: [usize; 3]| {
+                        let at = (o * 64 + t) * 16 + i;
+                        [-128, 127, hash(at) as i8, hash(at) as i8][hash(at) as usize / 7 % 4]
+                    };
+                    let sizes = (nb_pixels, nb_taps);
+                    check_16(kernel, place, sizes, (pixel, weight), residual);
+                }
+            }
+            for w in [-128i8, 127] {
+                // 2 * 255 * 128 in each lane of a product, and 40 times that in a sum.
+                check_16(kernel, place, (7, 40), (|_| 255, |_| w), true);
+            }
+        }
     }
 }

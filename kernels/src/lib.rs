@@ -11,6 +11,7 @@ pub mod layout;
 pub mod pack;
 pub mod pool;
 pub mod qconv;
+pub mod qconv16;
 pub mod qeltwise;
 pub mod qpool;
 pub mod qwinograd;

@@ -3,7 +3,7 @@
 use half::f16;
 
 use crate::isa::Isa;
-use crate::{qconv, qwinograd, sconv, winograd};
+use crate::{qconv, qconv16, qwinograd, sconv, winograd};
 
 /// All `sconv` kernels, best last.
 pub const SCONV: &[sconv::Kernel] = &[
@@ -54,6 +54,19 @@ pub const QCONV: &[qconv::Kernel] = &[
 pub fn qconv(isa: Isa, max: u8) -> qconv::Kernel {
     let fits = |k: &&qconv::Kernel| k.isa <= isa && k.isa.is_available() && k.max >= max;
     *QCONV.iter().rev().find(fits).expect("the portable kernel fits every tier and activation")
+}
+
+/// All `qconv16` kernels, best last.
+pub const QCONV16: &[qconv16::Kernel] = &[
+    qconv16::portable::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    qconv16::avx2::KERNEL,
+];
+
+/// The best `qconv16` kernel of a tier at most `isa`.
+pub fn qconv16(isa: Isa) -> qconv16::Kernel {
+    let fits = |k: &&qconv16::Kernel| k.isa <= isa && k.isa.is_available();
+    *QCONV16.iter().rev().find(fits).expect("the portable kernel fits every tier")
 }
 
 /// All Winograd transforms, best last.

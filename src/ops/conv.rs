@@ -87,7 +87,7 @@ pub(crate) fn window_table(act: &Act, window: &WindowAttrs, output: Shape) -> Pi
 }
 
 /// The offset of each tap from a window's corner, in the order of the packed weights.
-fn tap_table(act: &Act, window: &WindowAttrs, ic_blocks: usize) -> Vec<u32> {
+pub(super) fn tap_table(act: &Act, window: &WindowAttrs, ic_blocks: usize) -> Vec<u32> {
     let [kh, kw] = window.kernel;
     let row = |i: usize| i * window.dilation[0] * act.row_stride();
     match act.layout {
@@ -151,7 +151,7 @@ impl Work {
 
 impl Split {
     /// The division of one kind.
-    fn by(division: Division, members: usize) -> Self {
+    pub(super) fn by(division: Division, members: usize) -> Self {
         match division {
             Division::Pixels => Self { pixels: members, channels: 1 },
             Division::Channels => Self { pixels: 1, channels: members },

@@ -14,21 +14,45 @@ use std::sync::Arc;
 use skipstone_kernels::layout::OC_PANEL;
 use skipstone_kernels::pack::ConvGeometry;
 use skipstone_kernels::qconv::{Kernel, MR, PanelArgs, QUAD, QUAD_LEN, Strip, nb_quads};
-use skipstone_kernels::requant::{BeforeAdd, Dst, Requant, Residual};
 
-use super::conv::{L2_BYTES, PixelTable, Split, WindowAttrs, Work};
+use super::conv::{Division, L2_BYTES, PixelTable, Split, WindowAttrs, Work};
+use super::qsums::Sums;
 use super::quads::{QUADS_PER_BLOCK, Quads, StripQuads, nb_sources};
 use super::{Act, Elements, Layout, Step, Worker, zero_frame};
-use crate::graph::{Clamp, Quantization};
 
 /// Multiply-accumulates in int8 that take as long as moving a byte, roughly.
-const MACS_PER_BYTE: f64 = 20.0;
+pub(super) const MACS_PER_BYTE: f64 = 20.0;
 
-/// An operand of a convolution.
-pub(crate) struct Operand {
-    pub(crate) act: Act,
-    pub(crate) quantization: Quantization,
-    pub(crate) pixels: PixelTable,
+/// The activations of an int8 convolution, each with its table.
+pub(crate) struct Operands {
+    /// With the table of windows.
+    pub(crate) src: (Act, PixelTable),
+    pub(crate) residual: Option<(Act, PixelTable)>,
+    pub(crate) dst: (Act, PixelTable),
+}
+
+impl Operands {
+    /// Checks them against each other.
+    ///
+    /// # Panics
+    /// If they do not fit: a defect of the plan.
+    pub(super) fn check(&self, geometry: &ConvGeometry) {
+        let (src, dst, nb_pixels) = (&self.src.0, &self.dst.0, self.dst.1.len());
+        assert_eq!((src.shape.c, dst.shape.c), (geometry.ic(), geometry.oc()));
+        assert_eq!(self.src.1.len(), nb_pixels);
+        assert!(matches!(src.elements, Elements::U8 { .. }));
+        assert_eq!(dst.layout, Layout::Blocked);
+        if let Some((res, pixels)) = &self.residual {
+            assert_eq!((res.shape, res.layout), (dst.shape, Layout::Blocked));
+            assert!(matches!(res.elements, Elements::U8 { .. }));
+            assert_eq!(pixels.len(), nb_pixels);
+        }
+    }
+
+    /// What the table says of the residual's pixels, from `first` on; null where there is none.
+    pub(super) fn res_pixels(&self, first: usize) -> *const u32 {
+        self.residual.as_ref().map_or(std::ptr::null(), |(_, pixels)| pixels[first..].as_ptr())
+    }
 }
 
 /// Everything that places an int8 convolution.
@@ -37,21 +61,11 @@ pub(crate) struct QconvSpec {
     pub(crate) geometry: ConvGeometry,
     pub(crate) window: WindowAttrs,
     pub(crate) quads: Arc<Quads>,
-    /// One per output channel, in steps of an accumulator.
-    pub(crate) bias: Option<Vec<i32>>,
-    /// One per output channel.
-    pub(crate) weight_scales: Vec<f32>,
-    pub(crate) clamp: Clamp,
-    /// What the sum is rounded to before the residual is added.
-    pub(crate) before_add: Option<Quantization>,
-    /// With the table of windows.
-    pub(crate) src: Operand,
-    pub(crate) residual: Option<Operand>,
-    pub(crate) dst: Act,
-    /// The result's; f32 if absent.
-    pub(crate) quantization: Option<Quantization>,
-    pub(crate) dst_pixels: PixelTable,
+    pub(crate) sums: Sums,
+    pub(crate) operands: Operands,
     pub(crate) members: usize,
+    /// How members divide the work; by [`Split::choose`] where absent.
+    pub(crate) division: Option<Division>,
 }
 
 /// A planned int8 convolution.
@@ -59,10 +73,6 @@ pub(crate) struct QconvStep {
     spec: QconvSpec,
     /// The offset of each quad from a window's corner.
     taps: Vec<u32>,
-    /// Per output channel of all panels: biases with the source's zero point in them, and what makes
-    /// an accumulator a result.
-    bias: Vec<i32>,
-    scale: Vec<f32>,
     split: Split,
     /// Pixels per block, a multiple of [`MR`].
     mc: usize,
@@ -92,36 +102,12 @@ impl QconvStep {
     /// # Panics
     /// If an operand's description does not fit the others: a defect of the plan.
     pub(crate) fn new(spec: QconvSpec) -> Self {
-        let (geometry, src, dst) = (&spec.geometry, &spec.src.act, &spec.dst);
-        let nb_pixels = spec.dst_pixels.len();
-        assert_eq!((src.shape.c, dst.shape.c), (geometry.ic(), geometry.oc()));
-        assert_eq!(spec.src.pixels.len(), nb_pixels);
-        assert!(matches!(src.elements, Elements::U8 { .. }));
-        assert_eq!(dst.elements == Elements::F32, spec.quantization.is_none());
-        assert_eq!((dst.layout, spec.weight_scales.len()), (Layout::Blocked, dst.shape.c));
-        if let Some(res) = &spec.residual {
-            assert_eq!((res.act.shape, res.act.layout), (dst.shape, Layout::Blocked));
-            assert!(matches!(res.act.elements, Elements::U8 { .. }));
-            assert_eq!(res.pixels.len(), nb_pixels);
-        }
+        let (geometry, src) = (&spec.geometry, &spec.operands.src.0);
+        let nb_pixels = spec.operands.dst.1.len();
+        spec.operands.check(geometry);
         let offsets = source_offsets(src, &spec.window, geometry);
         let taps = spec.quads.sources.iter().map(|source| offsets[*source as usize]).collect();
-
-        let zero_point = i32::from(spec.src.quantization.zero_point);
         let nb_panels = geometry.nb_panels();
-        let mut bias = spec.bias.clone().unwrap_or_else(|| vec![0; dst.shape.c]);
-        for (bias, sum) in bias.iter_mut().zip(&spec.quads.weight_sums) {
-            *bias = bias.wrapping_sub(sum.wrapping_mul(zero_point));
-        }
-        bias.resize(nb_panels * OC_PANEL, 0);
-        let result = spec.before_add.or(spec.quantization);
-        let factor = |weight_scale: &f32| {
-            let factor = spec.src.quantization.scale * weight_scale;
-            result.map_or(factor, |q| factor / q.scale)
-        };
-        let mut scale: Vec<f32> = spec.weight_scales.iter().map(factor).collect();
-        scale.resize(nb_panels * OC_PANEL, 0.0);
-
         let weights = spec.quads.weights().len();
         let work = Work {
             pixels: nb_pixels,
@@ -131,10 +117,13 @@ impl QconvStep {
             src: src.bytes(),
             arithmetic: weights as f64 * nb_pixels as f64 / MACS_PER_BYTE,
         };
-        let split = Split::choose(spec.members, &work);
+        let split = match spec.division {
+            Some(division) => Split::by(division, spec.members),
+            None => Split::choose(spec.members, &work),
+        };
         let bytes_per_pixel = (src.bytes() as usize).div_ceil(nb_pixels);
         let mc = (L2_BYTES / bytes_per_pixel.max(1) / MR * MR).max(8 * MR);
-        Self { taps, bias, scale, split, mc, spec }
+        Self { taps, split, mc, spec }
     }
 
     /// How the work is divided.
@@ -170,40 +159,6 @@ impl QconvStep {
         let weights = &quads.weights()[first.first * QUAD_LEN..end * QUAD_LEN];
         (weights.as_ptr(), weights.len())
     }
-
-    /// What becomes of a panel's sums.
-    fn requant(&self, worker: &Worker<'_>, panel: usize) -> Requant {
-        let spec = &self.spec;
-        let steps = |scale: f32| spec.quantization.map_or(scale, |q| scale / q.scale);
-        let dst = &spec.dst;
-        Requant {
-            scale: self.scale[panel * OC_PANEL..][..OC_PANEL].as_ptr(),
-            before_add: spec
-                .before_add
-                .map(|q| BeforeAdd { bounds: q.bounds(Clamp::NONE), scale: steps(q.scale) }),
-            residual: spec.residual.as_ref().map(|res| Residual {
-                src: worker.arena_u8(res.act.base, panel * res.act.plane_stride()),
-                zero_point: res.quantization.zero_point,
-                scale: steps(res.quantization.scale),
-            }),
-            dst: match spec.quantization {
-                Some(q) => Dst::U8 {
-                    dst: worker.arena_u8(dst.base, panel * dst.plane_stride()),
-                    zero_point: q.zero_point,
-                    // Integers of 0..=255.
-                    bounds: q
-                        .bounds(spec.clamp)
-                        .map(|steps| (steps + f32::from(q.zero_point)) as u8),
-                },
-                None => Dst::F32 {
-                    dst: worker.arena(dst.base + 2 * panel * dst.plane_stride()),
-                    block_stride: dst.plane_stride(),
-                    nb_blocks: (dst.nb_planes() - 2 * panel).min(2),
-                    bounds: [spec.clamp.min, spec.clamp.max],
-                },
-            },
-        }
-    }
 }
 
 impl Step for QconvStep {
@@ -213,30 +168,27 @@ impl Step for QconvStep {
 
     unsafe fn run(&self, worker: &Worker<'_>) {
         let spec = &self.spec;
-        let quads = &spec.quads;
+        let (quads, Operands { src, dst, .. }) = (&spec.quads, &spec.operands);
         // SAFETY: this step writes `dst`, and its frame only here.
-        unsafe { zero_frame(worker, &spec.dst) };
-        let nb_pixels = spec.dst_pixels.len();
+        unsafe { zero_frame(worker, &dst.0) };
+        let nb_pixels = dst.1.len();
         let (pixels, panels) = self.split.part(worker.member, (nb_pixels, MR), self.nb_panels());
         let partial = worker.scratch(self.scratch_len()).cast::<i32>();
         for start in pixels.clone().step_by(self.mc) {
             let block = start..(start + self.mc).min(pixels.end);
             for panel in panels.clone() {
-                let requant = self.requant(worker, panel);
+                let requant = spec.sums.requant(worker, panel);
                 for chunk in 0..quads.nb_chunks {
                     let args = PanelArgs {
-                        src: worker.arena_u8(spec.src.act.base, 0),
-                        src_pixels: spec.src.pixels[block.clone()].as_ptr(),
+                        src: worker.arena_u8(src.0.base, 0),
+                        src_pixels: src.1[block.clone()].as_ptr(),
                         nb_pixels: block.len(),
                         strips: quads.strips(panel, chunk).each_ref().map(|s| self.strip(s)),
                         next_weights: self.next_weights(panel, chunk),
-                        bias: self.bias[panel * OC_PANEL..][..OC_PANEL].as_ptr(),
+                        bias: spec.sums.bias(panel).as_ptr(),
                         requant,
-                        dst_pixels: spec.dst_pixels[block.clone()].as_ptr(),
-                        res_pixels: spec
-                            .residual
-                            .as_ref()
-                            .map_or(std::ptr::null(), |res| res.pixels[block.clone()].as_ptr()),
+                        dst_pixels: dst.1[block.clone()].as_ptr(),
+                        res_pixels: spec.operands.res_pixels(block.start),
                         partial,
                         first: chunk == 0,
                         last: chunk + 1 == quads.nb_chunks,

@@ -23,6 +23,8 @@ use crate::tensor::AlignedBuf;
 const STRIPS: usize = OC_PANEL / HALF;
 /// Quads of a strip's k-chunk: with both strips, 16 KiB of weights stay in L1.
 const CHUNK_QUADS: usize = (16 << 10) / (STRIPS * QUAD_LEN);
+/// Strips of a sample.
+const SAMPLED_STRIPS: usize = 8;
 /// Groups that are open at a time.
 const OPEN_GROUPS: usize = 32;
 
@@ -91,6 +93,30 @@ impl Quads {
             nb_chunks,
             weight_sums: oihw.chunks(per_channel).map(sum).collect(),
         }
+    }
+
+    /// How many quads of a sample of strips [`Quads::pack`] would put in groups of each of the sizes
+    /// [`GROUPS`], and how many there are before any is split.
+    pub(crate) fn sample(
+        geometry: &ConvGeometry,
+        packing: Packing,
+        oihw: &[i8],
+    ) -> ([usize; 3], usize) {
+        let source = Source::new(geometry, packing.layout, oihw);
+        let nb_strips = geometry.nb_panels() * STRIPS;
+        let (mut groups, mut total) = ([0; 3], 0);
+        let mut packed = Packed::default();
+        for i in 0..nb_strips.min(SAMPLED_STRIPS) {
+            let strip = i * nb_strips / nb_strips.min(SAMPLED_STRIPS);
+            let mut quads = source.quads_of(strip * HALF..(strip + 1) * HALF);
+            quads.truncate(CHUNK_QUADS);
+            total += quads.len();
+            let strip = packed.strip(&quads, packing.certified_max);
+            for (sum, (n, size)) in groups.iter_mut().zip(strip.groups.into_iter().zip(GROUPS)) {
+                *sum += n * size;
+            }
+        }
+        (groups, total)
     }
 
     /// The strips of a panel's k-chunk.

@@ -286,7 +286,7 @@ pub(crate) fn candidates(
     let selector =
         Selector { graph, acts, parts: &parts, runtime, options: &options, model, table: None };
     let choices = selector.choose()?;
-    let branches = join::branches(graph, |_| true);
+    let branches = join::branches(graph, |i| !graph.nodes[i].is_int8());
     // A branch goes the way of the node that adds it.
     let own = (0..graph.nodes.len()).filter(|i| !branches.contains(&Some(*i)));
     let candidates = |node: usize| {

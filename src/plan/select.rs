@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use skipstone_kernels::isa::Isa;
 use skipstone_kernels::layout::C_BLOCK;
+use skipstone_kernels::qwinograd::{self, certified};
 use skipstone_kernels::registry;
+use skipstone_kernels::requant::HALF;
 use skipstone_kernels::winograd::Variant;
 use skipstone_kernels::winograd::multiply::MR;
 
@@ -19,8 +21,9 @@ use crate::graph::{Graph, Node, Op, ValueId};
 use crate::knobs;
 use crate::model::Model;
 use crate::ops::conv::Division;
+use crate::ops::quads::{Packing, Quads};
 use crate::ops::winograd::{Schedule, nb_tiles, shared_len};
-use crate::ops::{Act, Layout};
+use crate::ops::{Act, Layout, qconv16};
 use crate::threads::RuntimeReport;
 use crate::tune::{Layer, Table};
 
@@ -173,6 +176,7 @@ const METHODS: &[Method] = &[
     direct("direct-pixels", |site| site.divided(Division::Pixels)),
     direct("direct-channels", |site| site.divided(Division::Channels)),
     direct("direct-widened", |site| site.widened(Arrangement::DIRECT)),
+    direct("direct-int16", |site| site.int16()),
     winograd("winograd-f2-tiles", Algorithm::WinogradF2, |s| s.tiles(Variant::F2, V_BYTES)),
     winograd("winograd-f2-tiles-packed", Algorithm::WinogradF2, |s| s.passes(Variant::F2)),
     winograd("winograd-f2-panels", Algorithm::WinogradF2, |s| s.panels(Variant::F2, false)),
@@ -220,6 +224,8 @@ pub(super) struct Arrangement {
     /// Whether weights that the file has in halves are widened when the plan is made, and not by the
     /// kernels as they load them.
     pub(super) widened: bool,
+    /// Direct convolution of int8: whether operands are widened to 16 bits, and not added in groups.
+    pub(super) int16: bool,
 }
 
 impl Arrangement {
@@ -229,6 +235,7 @@ impl Arrangement {
         shared_len: 0,
         division: None,
         widened: false,
+        int16: false,
     };
 }
 
@@ -264,6 +271,17 @@ struct Site<'a> {
     halves: bool,
     /// Whether the tier has a kernel of its own that reads them.
     fast_halves: bool,
+    /// What is known of int8 weights, if the node has them.
+    int8: Option<Int8>,
+}
+
+/// What choices for an int8 node depend on beside its shapes.
+struct Int8 {
+    /// The Winograd variants whose integers hold the node's sums.
+    certified: Vec<qwinograd::Variant>,
+    /// Whether direct convolution is faster on widened operands than by groups, as a sample of the
+    /// weights suggests.
+    widening_pays: bool,
 }
 
 /// What choices depend on.
@@ -301,7 +319,8 @@ impl<'a> Selector<'a> {
         let node = &self.graph.nodes[index];
         let asked = self.options.algorithms.get(&node.name).copied();
         let refused = || {
-            let message = "Winograd needs a 3x3 window of stride 1 and one group";
+            let message = "Winograd needs a 3x3 window of stride 1 and one group (with int8 weights, \
+                           also sums that its integers hold)";
             Error::invalid(message).at_node(node.label())
         };
         let Some(site) = self.site(index) else {
@@ -321,11 +340,11 @@ impl<'a> Selector<'a> {
         let asked = knob.and_then(|a| choice(site.rule_of_thumb(a), Reason::Asked));
         let tuned = || {
             let name = &self.table?.layer(index)?.method;
-            let allowed = |m: &&Method| self.options.numerics.allows(m.algorithm);
+            let allowed = |m: &&Method| self.allows(&site, m.algorithm);
             choice(method(name).filter(allowed)?, Reason::Tuned)
         };
         let heuristic = || {
-            let fits = self.options.numerics.allows(FASTEST);
+            let fits = self.allows(&site, FASTEST) && site.has_tiles();
             fits.then(|| choice(site.rule_of_thumb(FASTEST), Reason::Heuristic)).flatten()
         };
         let direct = || choice(site.rule_of_thumb(Algorithm::Direct), Reason::Heuristic);
@@ -339,14 +358,14 @@ impl<'a> Selector<'a> {
         let Some(site) = self.site(index) else { return Vec::new() };
         let allowed = METHODS.iter().filter(|m| match only {
             Some(algorithm) => m.algorithm == algorithm,
-            None => self.options.numerics.allows(m.algorithm),
+            None => self.allows(&site, m.algorithm),
         });
         allowed.filter(|m| (m.plan)(&site).is_some()).map(|m| m.name).collect()
     }
 
     fn site(&self, index: usize) -> Option<Site<'a>> {
         let node = &self.graph.nodes[index];
-        if !matches!(node.op, Op::Conv(_) | Op::Linear(_)) || node.is_int8() {
+        if !matches!(node.op, Op::Conv(_) | Op::Linear(_)) {
             return None;
         }
         let part = self.parts.iter().find(|p| p.nodes.contains(&index))?;
@@ -355,11 +374,14 @@ impl<'a> Selector<'a> {
         let shadow = shadows.operands.first().copied().flatten();
         let src = sliced(*node.inputs.first()?);
         let isa = self.runtime.isa;
+        let src = shadow.unwrap_or(src);
+        let dst = shadows.result.unwrap_or_else(|| sliced(self.graph.value_of(index)));
         Some(Site {
             graph: self.graph,
             node,
-            src: shadow.unwrap_or(src),
-            dst: shadows.result.unwrap_or_else(|| sliced(self.graph.value_of(index))),
+            src,
+            dst,
+            int8: self.int8(node, &src, &dst),
             members: self.runtime.threads,
             halves: self.has_halves(&node.op),
             fast_halves: registry::hconv(isa).isa == registry::sconv(isa).isa
@@ -369,6 +391,43 @@ impl<'a> Selector<'a> {
 }
 
 impl Selector<'_> {
+    /// Whether the numerics allow an algorithm: on integers, all give the same bits.
+    fn allows(&self, site: &Site, algorithm: Algorithm) -> bool {
+        site.int8.is_some() || self.options.numerics.allows(algorithm)
+    }
+
+    fn int8(&self, node: &Node, src: &Act, dst: &Act) -> Option<Int8> {
+        let weights = match &node.op {
+            _ if !node.is_int8() => return None,
+            Op::Conv(conv) => conv.weights,
+            Op::Linear(linear) => linear.weights,
+            _ => return None,
+        };
+        let geometry = self.model.geometry(weights)?;
+        let oihw = self.model.row_major_i8(weights);
+        let max = self.graph.quantization_of(node.inputs[0]).map_or(u8::MAX, |q| q.max);
+        let mut certified_variants = qwinograd::Variant::ALL.to_vec();
+        if fits_winograd(self.graph, &node.op, src) {
+            let per_channel = oihw.len() / geometry.oc();
+            certified_variants
+                .retain(|v| oihw.chunks(per_channel).all(|weights| certified(*v, max, weights)));
+        }
+        let nb_pixels = dst.batch * dst.shape.h * dst.shape.w;
+        // Of u7, groups hold so much that they are always faster.
+        let open = max > i8::MAX as u8
+            && nb_pixels >= MIN_INT16_PIXELS
+            && registry::qconv(self.runtime.isa, max).grouped
+            && fits_int16(geometry.groups(), src);
+        let widening_pays = open && {
+            let packing = Packing { layout: src.layout, certified_max: Some(max) };
+            let (groups, quads) = Quads::sample(geometry, packing, &oihw);
+            let cost = groups.iter().zip(GROUP_COST).map(|(n, cost)| *n as f64 * cost);
+            let nb_strips = geometry.oc().div_ceil(HALF) as f64;
+            cost.sum::<f64>() > quads as f64 * (INT16_COST + WIDENING_COST / nb_strips)
+        };
+        Some(Int8 { certified: certified_variants, widening_pays })
+    }
+
     fn has_halves(&self, op: &Op) -> bool {
         let weights = match op {
             Op::Conv(conv) => conv.weights,
@@ -380,6 +439,11 @@ impl Selector<'_> {
 }
 
 impl Site<'_> {
+    /// Whether there are tiles enough for [`FASTEST`] to pay.
+    fn has_tiles(&self) -> bool {
+        self.int8.is_none() || nb_tiles(Variant::F4, &self.dst) >= MIN_INT8_TILES
+    }
+
     /// The method of an algorithm that is best by rules of thumb.
     ///
     /// Filters are transformed in every run: ready, they are t^2 / 9 times as many bytes, and all of them
@@ -389,12 +453,17 @@ impl Site<'_> {
     fn rule_of_thumb(&self, algorithm: Algorithm) -> &'static Method {
         let Some(variant) = algorithm.variant() else {
             let widened = self.halves && !self.reads_halves();
-            let name = if widened { "direct-widened" } else { "direct" };
+            let int16 = self.int8.as_ref().is_some_and(|int8| int8.widening_pays);
+            let name = match (widened, int16) {
+                (true, _) => "direct-widened",
+                (_, true) => "direct-int16",
+                _ => "direct",
+            };
             return method(name).expect("the method exists");
         };
         let own_tiles = nb_tiles(variant, &self.dst) / self.members;
         let few_channels = self.src.shape.c <= MAX_READY_CHANNELS;
-        let schedule = if own_tiles >= MIN_READY_TILES && few_channels {
+        let schedule = if own_tiles >= MIN_READY_TILES && few_channels && self.int8.is_none() {
             "-tiles"
         } else if self.members > 1 && own_tiles >= MIN_OWN_TILES {
             "-tiles-packed"
@@ -428,6 +497,17 @@ impl Site<'_> {
         self.halves.then_some(Arrangement { widened: true, ..arrangement })
     }
 
+    /// Direct convolution of int8 on operands widened to 16 bits.
+    fn int16(&self) -> Option<Arrangement> {
+        let groups = match &self.node.op {
+            Op::Conv(conv) => conv.groups,
+            _ => 1,
+        };
+        let fits = self.int8.is_some() && fits_int16(groups, &self.src);
+        let shared_len = qconv16::shared_len(&self.src);
+        fits.then_some(Arrangement { int16: true, shared_len, ..Arrangement::DIRECT })
+    }
+
     /// Winograd with tiles of each member's own and transformed filters, in blocks whose V takes up to
     /// `v_bytes`.
     fn tiles(&self, variant: Variant, v_bytes: usize) -> Option<Arrangement> {
@@ -454,9 +534,18 @@ impl Site<'_> {
         ready_filters: bool,
     ) -> Option<Arrangement> {
         let shared_len = shared_len(variant, schedule, &self.src, &self.dst);
-        let fits = fits_winograd(self.graph, &self.node.op, &self.src);
+        let integers = qwinograd::Variant::of(variant);
+        let holds =
+            |int8: &Int8| !ready_filters && integers.is_some_and(|v| int8.certified.contains(&v));
+        let fits = fits_winograd(self.graph, &self.node.op, &self.src)
+            && self.int8.as_ref().is_none_or(holds);
         fits.then_some(Arrangement { schedule, ready_filters, shared_len, ..Arrangement::DIRECT })
     }
+}
+
+/// Whether `qconv16` can compute a convolution.
+fn fits_int16(groups: usize, src: &Act) -> bool {
+    groups == 1 && src.layout == Layout::Blocked
 }
 
 /// Whether an operator is a convolution that Winograd can compute.
@@ -476,6 +565,16 @@ fn fits_winograd(graph: &Graph, op: &Op, src: &Act) -> bool {
 /// move costs more: only a measurement chooses it.
 const FASTEST: Algorithm = Algorithm::WinogradF4;
 
+/// Fewest tiles of an int8 convolution for which F(4x4, 3x3) is taken: with fewer, transforming the filters costs what
+/// it saves.
+const MIN_INT8_TILES: usize = 4;
+/// Times of a quad for a pixel: in a group of each of [`GROUPS`](skipstone_kernels::qconv::GROUPS), by the
+/// multiplications it takes; widened to 16 bits; and of widening the source, which all strips share.
+const GROUP_COST: [f64; 3] = [0.625, 0.75, 1.0];
+const INT16_COST: f64 = 1.2;
+const WIDENING_COST: f64 = 0.6;
+/// Fewest pixels for which weights are widened.
+const MIN_INT16_PIXELS: usize = 32;
 /// Fewest tiles of a member, and most channels, for filters that are ready; see [`Site::rule_of_thumb`].
 const MIN_READY_TILES: usize = 96;
 /// See above.

@@ -17,7 +17,7 @@ use super::select::{self, Arrangement};
 use super::shadows::Shadows;
 use super::{Acts, ChoiceSummary, StepSummary};
 use crate::graph::{
-    Clamp, ConstId, Conv, Linear, Op, Pad, Pool, PoolKind, Port, Quantization, Shape, ValueId,
+    Clamp, ConstId, Conv, Linear, Node, Op, Pad, Pool, PoolKind, Port, Quantization, Shape, ValueId,
 };
 use crate::model::{Model, Weights};
 use crate::ops::conv::{
@@ -92,6 +92,16 @@ struct Choice {
 impl Choice {
     fn new(algorithm: &'static str) -> Self {
         Self { algorithm, kernel: PORTABLE, split: "rows", groups: None }
+    }
+}
+
+impl Choice {
+    fn winograd(variant: Variant, kernel: &'static str, schedule: Schedule) -> Self {
+        let split = match schedule {
+            Schedule::Tiles(_) => "tiles",
+            Schedule::Panels(_) => "channels",
+        };
+        Self { algorithm: variant.name(), kernel, split, groups: None }
     }
 }
 
@@ -257,35 +267,44 @@ impl<'a> Builder<'a> {
             spec.len() * spec.dtype.size_bytes()
         };
         let weight_bytes = ops().flat_map(Op::constants).map(bytes).sum::<usize>() as u64;
-        if let (Op::Conv(conv), Some(variant)) = (&node.op, chosen.algorithm.variant()) {
-            let (steps, choice) = self.winograd(conv, &operands, dst, (variant, chosen, shared));
+        let quantized = graph.quantization_of(value).filter(|_| shadows.result.is_none());
+        let result = (dst, quantized);
+        let int8 = self.int8_conv(node);
+        // What takes a step of its own to prepare its source, and that step's name.
+        let prepared = match (&node.op, chosen.algorithm.variant()) {
+            (Op::Conv(conv), Some(variant)) => {
+                let how = (variant, chosen, shared);
+                let steps = match &int8 {
+                    Some((conv, _)) => self.qwinograd(conv, node, result, how),
+                    None => self.winograd(conv, &operands, dst, how),
+                };
+                Some((steps, input_step_name(variant)))
+            }
+            _ => int8.as_ref().filter(|_| chosen.arrangement.int16).map(|(conv, window)| {
+                (self.qconv16((conv, *window), node, result, shared), "widen")
+            }),
+        };
+        if let Some(((steps, choice), input_step)) = prepared {
             // The steps of a pass, and what they read, share the node's work.
             let (count, nb_passes) = (steps.len(), steps.len().div_ceil(2) as u64);
             for (i, step) in steps.into_iter().enumerate() {
                 let (choice, work) = if i + 1 < count && i % 2 == 0 {
-                    (Choice { algorithm: input_step_name(variant), ..choice }, (0, 0))
+                    (Choice { algorithm: input_step, ..choice }, (0, 0))
                 } else {
                     (choice, (macs / nb_passes, weight_bytes / nb_passes))
                 };
-                self.push(step, choice, (&name, "Conv", &operands, dst), work);
+                self.push(step, choice, (&name, node.op.kind(), &operands, dst), work);
             }
             return;
         }
-        let quantized = graph.quantization_of(value).filter(|_| shadows.result.is_none());
         let (step, choice): (Box<dyn Step>, Choice) = match &node.op {
-            Op::Conv(conv) if node.is_int8() => self.qconv(conv, node, (dst, quantized)),
-            Op::Linear(linear) if node.is_int8() => {
-                let conv = Conv {
-                    weight_scales: linear.weight_scales,
-                    clamp: linear.clamp,
-                    ..Conv::pointwise(linear.weights, linear.bias)
-                };
-                self.qconv(&conv, node, (dst, quantized))
+            _ if let Some((conv, window)) = &int8 => {
+                self.qconv((conv, *window), node, result, chosen.arrangement.division)
             }
             Op::Pool(_) | Op::GlobalAveragePool | Op::Add(_) | Op::Clamp(_)
                 if operands.iter().all(|act| act.elements != Elements::F32) =>
             {
-                self.quantized(node, (dst, quantized))
+                self.quantized(node, result)
             }
             Op::Conv(conv) => {
                 self.conv(conv, branch.map(|b| &b.op), &operands, (dst, chosen.arrangement))
@@ -317,6 +336,25 @@ impl<'a> Builder<'a> {
             }
         };
         self.push(step, choice, (&name, node.op.kind(), &operands, dst), (macs, weight_bytes));
+    }
+
+    /// An int8 node as a convolution, and its window.
+    fn int8_conv(&self, node: &Node) -> Option<(Conv, WindowAttrs)> {
+        match &node.op {
+            _ if !node.is_int8() => None,
+            Op::Conv(conv) => {
+                Some((conv.clone(), layout::window(conv, &self.model.graph().constants)))
+            }
+            Op::Linear(linear) => {
+                let conv = Conv {
+                    weight_scales: linear.weight_scales,
+                    clamp: linear.clamp,
+                    ..Conv::pointwise(linear.weights, linear.bias)
+                };
+                Some((conv, WindowAttrs::POINT))
+            }
+            _ => None,
+        }
     }
 
     fn push(
@@ -421,11 +459,7 @@ impl<'a> Builder<'a> {
             self.count_repacked(&packed);
             self.winograd_steps::<f32>(kernel, Filters::Packed(packed), conv, place)
         };
-        let split = match schedule {
-            Schedule::Tiles(_) => "tiles",
-            Schedule::Panels(_) => "channels",
-        };
-        (steps, Choice { algorithm: variant.name(), kernel: kernel.name, split, groups: None })
+        (steps, Choice::winograd(variant, kernel.name, schedule))
     }
 
     fn winograd_steps<W: WeightType>(

@@ -38,7 +38,7 @@ pub mod portable;
 
 use crate::isa::Isa;
 use crate::layout::OC_PANEL;
-use crate::requant::{Dst, HALF, Requant};
+use crate::requant::{BeforeAdd, Dst, HALF, Requant, Residual};
 
 /// Consecutive source bytes of a quad.
 pub const QUAD: usize = 4;
@@ -196,23 +196,8 @@ impl Kernel {
             });
             assert!(fit || !self.grouped, "a group of {} may overflow", self.name);
         }
-        let reach = max(job.dst_pixels) + HALF;
-        let dst = match job.dst {
-            JobDst::U8 { dst, zero_point, bounds } => {
-                assert!(reach + HALF <= dst.len());
-                Dst::U8 { dst: dst.as_mut_ptr(), zero_point, bounds }
-            }
-            JobDst::F32 { dst, block_stride, nb_blocks, bounds } => {
-                assert!((1..=2).contains(&nb_blocks));
-                assert!(reach + (nb_blocks - 1) * block_stride <= dst.len());
-                Dst::F32 { dst: dst.as_mut_ptr(), block_stride, nb_blocks, bounds }
-            }
-        };
-        let residual = job.residual.map(|(src, pixels, zero_point, scale)| {
-            assert_eq!(pixels.len(), nb_pixels);
-            assert!(max(pixels) + OC_PANEL <= src.len());
-            crate::requant::Residual { src: src.as_ptr(), zero_point, scale }
-        });
+        let (requant, res_pixels) =
+            requant_over((job.scale, job.before_add), job.residual, job.dst, job.dst_pixels);
         let args = PanelArgs {
             src: job.src.as_ptr(),
             src_pixels: job.src_pixels.as_ptr(),
@@ -224,14 +209,9 @@ impl Kernel {
             }),
             next_weights: (job.strips[0].weights.as_ptr(), 0),
             bias: job.bias.as_ptr(),
-            requant: Requant {
-                scale: job.scale.as_ptr(),
-                before_add: job.before_add,
-                residual,
-                dst,
-            },
+            requant,
             dst_pixels: job.dst_pixels.as_ptr(),
-            res_pixels: job.residual.map_or(std::ptr::null(), |(_, pixels, ..)| pixels.as_ptr()),
+            res_pixels,
             partial: std::ptr::null_mut(),
             first: true,
             last: true,
@@ -239,6 +219,38 @@ impl Kernel {
         // SAFETY: the assertions above are the contract; `dst` is borrowed uniquely.
         unsafe { self.run_raw(&args) }
     }
+}
+
+/// [`Requant`] over slices, and the address of the residual's pixels.
+///
+/// # Panics
+/// If an offset leaves its slice.
+pub(crate) fn requant_over(
+    (scale, before_add): (&[f32; OC_PANEL], Option<BeforeAdd>),
+    residual: Option<(&[u8], &[u32], u8, f32)>,
+    dst: JobDst<'_>,
+    dst_pixels: &[u32],
+) -> (Requant, *const u32) {
+    let max = |offsets: &[u32]| offsets.iter().copied().max().unwrap_or(0) as usize;
+    let reach = max(dst_pixels) + HALF;
+    let dst = match dst {
+        JobDst::U8 { dst, zero_point, bounds } => {
+            assert!(reach + HALF <= dst.len());
+            Dst::U8 { dst: dst.as_mut_ptr(), zero_point, bounds }
+        }
+        JobDst::F32 { dst, block_stride, nb_blocks, bounds } => {
+            assert!((1..=2).contains(&nb_blocks));
+            assert!(reach + (nb_blocks - 1) * block_stride <= dst.len());
+            Dst::F32 { dst: dst.as_mut_ptr(), block_stride, nb_blocks, bounds }
+        }
+    };
+    let res_pixels = residual.map_or(std::ptr::null(), |(_, pixels, ..)| pixels.as_ptr());
+    let residual = residual.map(|(src, pixels, zero_point, scale)| {
+        assert_eq!(pixels.len(), dst_pixels.len());
+        assert!(max(pixels) + OC_PANEL <= src.len());
+        Residual { src: src.as_ptr(), zero_point, scale }
+    });
+    (Requant { scale: scale.as_ptr(), before_add, residual, dst }, res_pixels)
 }
 
 /// [`Strip`] over slices.
@@ -291,7 +303,7 @@ pub struct PanelJob<'a> {
     /// See [`Requant::scale`].
     pub scale: &'a [f32; OC_PANEL],
     /// See [`Requant::before_add`].
-    pub before_add: Option<crate::requant::BeforeAdd>,
+    pub before_add: Option<BeforeAdd>,
     /// Residual, its pixel offsets, zero point and scale.
     pub residual: Option<(&'a [u8], &'a [u32], u8, f32)>,
     /// The result.
