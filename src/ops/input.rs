@@ -50,74 +50,144 @@ impl Step for InputStep {
         unsafe { zero_frame(worker, &self.dst) };
         zero_absent_channels(worker, &self.dst);
         let Shape { h: rows, .. } = self.dst.shape;
+        // Of the image at the position: what each byte becomes.
+        let mut bytes: Option<(usize, ByteTables)> = None;
         for row in worker.share(self.dst.batch * rows) {
             let (image, h) = (row / rows, row % rows);
             let position = self.first_image + image;
-            match worker.inputs {
+            let (pixels, strides) = match worker.inputs {
                 Inputs::Batches(batches) => {
                     let len = self.dst.shape.len();
                     let pixels = &batches[self.index][position * len..][..len];
-                    let strides = self.axes.strides(self.dst.shape);
-                    self.row(worker, image, h, pixels, strides, |_, value| value);
+                    (Pixels::F32(pixels), self.axes.strides(self.dst.shape))
                 }
                 Inputs::Images { images, nb_inputs } => {
                     let Image { pixels, strides } = images[position * nb_inputs + self.index];
-                    match pixels {
-                        Pixels::F32(pixels) => {
-                            self.row(worker, image, h, pixels, strides, |_, value| value);
-                        }
-                        Pixels::U8 { pixels, values } => {
-                            let value = |c: usize, pixel: u8| values[c][usize::from(pixel)];
-                            self.row(worker, image, h, pixels, strides, value);
-                        }
+                    (pixels, strides)
+                }
+            };
+            let place = Row { worker, image, h, strides };
+            let to_u8 = self.quantization.map(|q| {
+                let rounding = rounding(&q, Clamp::NONE);
+                move |value: f32| rounding.round(value / q.scale)
+            });
+            match (pixels, to_u8) {
+                (Pixels::F32(pixels), None) => self.row(place, pixels, |_, value| value),
+                (Pixels::F32(pixels), Some(to_u8)) => {
+                    self.row(place, pixels, |_, value| to_u8(value));
+                }
+                (Pixels::U8 { pixels, values }, None) => {
+                    self.row(place, pixels, |c, pixel| values[c][usize::from(pixel)]);
+                }
+                (Pixels::U8 { pixels, values }, Some(to_u8)) if values.len() <= MAX_TABLES => {
+                    let fill = || {
+                        let mut tables = [[0; 256]; MAX_TABLES];
+                        let each = tables.iter_mut().zip(values);
+                        each.for_each(|(table, values)| *table = values.map(&to_u8));
+                        (position, tables)
+                    };
+                    if bytes.as_ref().is_none_or(|(of, _)| *of != position) {
+                        bytes = None;
                     }
+                    let (_, tables) = bytes.get_or_insert_with(fill);
+                    self.row(place, pixels, |c, pixel| tables[c][usize::from(pixel)]);
+                }
+                (Pixels::U8 { pixels, values }, Some(to_u8)) => {
+                    self.row(place, pixels, |c, pixel| to_u8(values[c][usize::from(pixel)]));
                 }
             }
         }
     }
 }
 
+/// Most channels whose bytes have tables.
+const MAX_TABLES: usize = 4;
+
+/// By channel, what a byte of an image becomes.
+type ByteTables = [[u8; 256]; MAX_TABLES];
+
+/// A row of an image, and where it comes from.
+struct Row<'a> {
+    worker: &'a Worker<'a>,
+    image: usize,
+    h: usize,
+    /// Distance in elements of channels, rows and columns.
+    strides: (usize, usize, usize),
+}
+
+/// Pixels that are converted at a time: what is contiguous in the source is not in the result.
+const STAGED: usize = 64;
+
 impl InputStep {
-    /// Row `h` of one image, all channels.
-    fn row<T: Copy>(
+    /// A row, all channels.
+    fn row<T: Copy, E: Element>(
         &self,
-        worker: &Worker<'_>,
-        image: usize,
-        h: usize,
+        Row { worker, image, h, strides: (c_stride, h_stride, w_stride) }: Row<'_>,
         src: &[T],
-        (c_stride, h_stride, w_stride): (usize, usize, usize),
-        value: impl Fn(usize, T) -> f32,
+        value: impl Fn(usize, T) -> E,
     ) {
         let Self { dst, .. } = self;
         let width = dst.pixel_len();
+        // A tensor without columns has one.
+        let w_stride = w_stride.max(1);
         for plane in 0..dst.nb_planes() {
             let (start, len) = (dst.pixel(image, plane, h, 0), dst.shape.w * width);
+            // SAFETY: rows are divided over the members, and of a row this is the only slice.
+            let out = unsafe { E::row(worker, dst.base, start, len) };
             let channels = match dst.layout {
                 Layout::Blocked => plane * width..dst.shape.c.min((plane + 1) * width),
                 Layout::Interleaved => 0..dst.shape.c,
             };
             for (lane, c) in channels.enumerate() {
-                // A tensor without columns has one.
-                let from = src[c * c_stride + h * h_stride..].iter().step_by(w_stride.max(1));
-                let from = from.map(|from| value(c, *from));
-                // SAFETY: rows are divided over the members, and of a row this is the only slice.
-                unsafe {
-                    match self.quantization {
-                        None => {
-                            let out = worker.write(dst.base + start, len);
-                            let to = out[lane..].iter_mut().step_by(width);
-                            to.zip(from).for_each(|(to, from)| *to = from);
-                        }
-                        Some(q) => {
-                            let rounding = rounding(&q, Clamp::NONE);
-                            let out = worker.write_u8(dst.base, start, len);
-                            let to = out[lane..].iter_mut().step_by(width);
-                            to.zip(from)
-                                .for_each(|(to, from)| *to = rounding.round(from / q.scale));
-                        }
+                let from = &src[c * c_stride + h * h_stride..];
+                let mut staged = [E::default(); STAGED];
+                for (i, out) in out.chunks_mut(STAGED * width).enumerate() {
+                    let from = &from[i * STAGED * w_stride..];
+                    let staged = &mut staged[..out.len() / width];
+                    if w_stride == 1 {
+                        staged.iter_mut().zip(from).for_each(|(to, from)| *to = value(c, *from));
+                    } else {
+                        let from = from.iter().step_by(w_stride);
+                        staged.iter_mut().zip(from).for_each(|(to, from)| *to = value(c, *from));
                     }
+                    let to = out[lane..].iter_mut().step_by(width);
+                    to.zip(staged).for_each(|(to, staged)| *to = *staged);
                 }
             }
         }
+    }
+}
+
+/// An element of an activation.
+trait Element: Copy + Default {
+    /// A row of one, from element `start` on.
+    ///
+    /// # Safety
+    /// As [`Worker::write`].
+    unsafe fn row<'a>(worker: &Worker<'a>, base: usize, start: usize, len: usize)
+    -> &'a mut [Self];
+}
+
+impl Element for f32 {
+    unsafe fn row<'a>(
+        worker: &Worker<'a>,
+        base: usize,
+        start: usize,
+        len: usize,
+    ) -> &'a mut [Self] {
+        // SAFETY: the caller's.
+        unsafe { worker.write(base + start, len) }
+    }
+}
+
+impl Element for u8 {
+    unsafe fn row<'a>(
+        worker: &Worker<'a>,
+        base: usize,
+        start: usize,
+        len: usize,
+    ) -> &'a mut [Self] {
+        // SAFETY: the caller's.
+        unsafe { worker.write_u8(base, start, len) }
     }
 }

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use skipstone_kernels::pack::ConvGeometry;
 use skipstone_kernels::qconv16::pack::{pack, packed_len};
-use skipstone_kernels::qwinograd::{
-    FilterArgs, InputArgs, Kernel, MultiplyArgs, OutputArgs,
-};
+use skipstone_kernels::qwinograd::{FilterArgs, InputArgs, Kernel, MultiplyArgs, OutputArgs};
 
 use skipstone_kernels::winograd::Variant;
 

@@ -3,9 +3,8 @@
 //! 1. A tile of 6 pixels by 16 channels stays in registers: 12 accumulators, 2 weight vectors, 1
 //!    broadcast pair and 1 product are 16 ymm. Per pair of input channels 12 multiply-adds and 12
 //!    additions fill the four vector pipes for 6 cycles; 8 loads stay below the load ports' 2 per cycle.
-//! 2. Two pairs at a time share the loop's own instructions: dispatch would be the limit otherwise.
-//! 3. Tiles are as even as possible (`row_tiles`), never thin.
-//! 4. The first tile prefetches the next packed weights into L2.
+//! 2. Tiles are as even as possible (`row_tiles`), never thin.
+//! 3. The first tile prefetches the next packed weights into L2.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -92,9 +91,11 @@ unsafe fn tile<const ROWS: usize, const FETCH: bool>(args: &PanelArgs, m: usize)
                 }
             }
             let tap = *args.taps.add(t) as usize;
-            for k in (0..C_BLOCK / 2).step_by(2) {
-                pair(&mut acc, &rows, weights.add(k * PAIR), tap + 2 * k);
-                pair(&mut acc, &rows, weights.add((k + 1) * PAIR), tap + 2 * (k + 1));
+            for k in 0..C_BLOCK / 2 {
+                let w = [0, HALF].map(|o| _mm256_load_si256(weights.add(k * PAIR + 2 * o).cast()));
+                for r in 0..ROWS {
+                    acc[r] = add_pair(acc[r], rows[r], 2 * tap + 4 * k, w);
+                }
             }
             weights = weights.add(TAP_LEN);
         }
@@ -111,41 +112,43 @@ unsafe fn tile<const ROWS: usize, const FETCH: bool>(args: &PanelArgs, m: usize)
             None => [0; ROWS],
         };
         for half in 0..args.requant.dst.nb_halves() {
-            store(&args.requant, &acc.map(|sums| sums[half]), half, &dst_pixels, &res_pixels);
+            let sums: [__m256i; ROWS] = from_fn(|r| acc[r][half]);
+            store(&args.requant, &sums, half, &dst_pixels, &res_pixels);
         }
     }
 }
 
-/// Adds the products of a pair of input channels, at `tap` of each row.
+/// `acc` plus the products of a pair of input channels, `offset` bytes from `row`. In assembly, because the
+/// compiler would load the weights of several pairs first, and add products of several pairs before they
+/// are added to a sum, which needs more registers than there are.
 ///
 /// # Safety
-/// [`PAIR`] weights (32-byte aligned) are readable, and 2 elements of each row at `tap`.
+/// 4 bytes of `row` at `offset` are readable, on a CPU with AVX2.
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn pair<const ROWS: usize>(
-    acc: &mut [[__m256i; 2]; ROWS],
-    rows: &[*const i16; ROWS],
-    weights: *const i16,
-    tap: usize,
-) {
-    // SAFETY: the caller's.
+unsafe fn add_pair(
+    [mut low, mut high]: [__m256i; 2],
+    row: *const i16,
+    offset: usize,
+    w: [__m256i; 2],
+) -> [__m256i; 2] {
+    // SAFETY: reads what the caller says is readable, and writes four registers.
     unsafe {
-        let w = [0, HALF].map(|o| _mm256_load_si256(weights.add(2 * o).cast()));
-        for r in 0..ROWS {
-            let x = _mm256_set1_epi32(rows[r].add(tap).cast::<i32>().read_unaligned());
-            for i in 0..2 {
-                acc[r][i] = fix(_mm256_add_epi32(acc[r][i], _mm256_madd_epi16(x, w[i])));
-            }
-        }
+        asm!(
+            "vpbroadcastd {x}, dword ptr [{row} + {offset}]",
+            "vpmaddwd {y}, {x}, {w0}",
+            "vpmaddwd {x}, {x}, {w1}",
+            "vpaddd {low}, {low}, {y}",
+            "vpaddd {high}, {high}, {x}",
+            row = in(reg) row,
+            offset = in(reg) offset,
+            w0 = in(ymm_reg) w[0], w1 = in(ymm_reg) w[1],
+            low = inout(ymm_reg) low,
+            high = inout(ymm_reg) high,
+            x = out(ymm_reg) _,
+            y = out(ymm_reg) _,
+            options(pure, readonly, nostack, preserves_flags)
+        );
     }
-}
-
-/// Hides where a sum comes from: integer additions are associative, and the compiler would add products of
-/// several channels first, which takes more registers than there are.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn fix(mut sum: __m256i) -> __m256i {
-    // SAFETY: no instruction.
-    unsafe { asm!("/* {} */", inout(ymm_reg) sum, options(pure, nomem, nostack, preserves_flags)) };
-    sum
+    [low, high]
 }

@@ -249,7 +249,7 @@ pub(super) mod avx2 {
             // SAFETY: see above.
             unsafe {
                 let sums = sums.map(|s| s.0);
-                requant::avx2::store(requant, &sums, half, &dst_pixels, &res_pixels);
+                requant::avx2::store_by_call(requant, &sums, half, &dst_pixels, &res_pixels);
             }
         }
     }

@@ -4,6 +4,7 @@
 //!    the conversion and the saturating packs: even `i32::MIN`, which `vcvtps2dq` yields for what
 //!    does not fit, comes out of them as the smallest value.
 //! 2. Four pixels' channels are packed in one vector, and leave it 8 bytes at a time.
+//! 3. It is part of the micro-kernel that has the sums in registers: a call would pass them in memory.
 
 use std::arch::x86_64::*;
 
@@ -12,9 +13,25 @@ use super::{Dst, HALF, Requant};
 /// Stores channels `8*half..8*half + 8` of `ROWS` pixels.
 ///
 /// # Safety
-/// As [`super::portable::store`] for each pixel, on a CPU with AVX2.
+/// As [`store`].
 #[target_feature(enable = "avx2")]
-#[inline]
+#[inline(never)]
+pub unsafe fn store_by_call<const ROWS: usize>(
+    q: &Requant,
+    acc: &[__m256i; ROWS],
+    half: usize,
+    dst_pixels: &[usize; ROWS],
+    res_pixels: &[usize; ROWS],
+) {
+    // SAFETY: the contract is the caller's.
+    unsafe { store(q, acc, half, dst_pixels, res_pixels) }
+}
+
+/// The same, inlined into a function that enables AVX2.
+///
+/// # Safety
+/// As [`super::portable::store`] for each pixel, on a CPU with AVX2.
+#[inline(always)]
 pub unsafe fn store<const ROWS: usize>(
     q: &Requant,
     acc: &[__m256i; ROWS],
@@ -68,8 +85,7 @@ pub unsafe fn store<const ROWS: usize>(
 
 /// # Safety
 /// 8 bytes of `dst` at each of `pixels` are writable, on a CPU with AVX2.
-#[target_feature(enable = "avx2")]
-#[inline]
+#[inline(always)]
 unsafe fn store_u8<const ROWS: usize>(
     t: &[__m256; ROWS],
     zero_point: u8,
@@ -77,27 +93,30 @@ unsafe fn store_u8<const ROWS: usize>(
     dst: *mut u8,
     pixels: &[usize; ROWS],
 ) {
-    let zero = i16::from(zero_point);
-    let max = _mm256_set1_ps(f32::from(i16::from(hi) - zero));
-    let (zero, lo) = (_mm256_set1_epi16(zero), _mm256_set1_epi8(lo as i8));
-    let by_pixel = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    for first in (0..ROWS).step_by(4) {
-        // Rows that are not there repeat the last.
-        let at = |i: usize| (first + i).min(ROWS - 1);
-        let steps = |i: usize| _mm256_cvtps_epi32(_mm256_min_ps(max, t[at(i)]));
-        let pair = |i: usize| _mm256_adds_epi16(_mm256_packs_epi32(steps(i), steps(i + 1)), zero);
-        // Dwords of 4 channels: pixels 0 to 3 in the low lane, the same's other channels in the high.
-        let bytes = _mm256_max_epu8(_mm256_packus_epi16(pair(0), pair(2)), lo);
-        let bytes = _mm256_permutevar8x32_epi32(bytes, by_pixel);
-        let low = _mm256_castsi256_si128(bytes);
-        let high = _mm256_extracti128_si256::<1>(bytes);
-        for (i, v) in [low, _mm_unpackhi_epi64(low, low), high, _mm_unpackhi_epi64(high, high)]
-            .into_iter()
-            .enumerate()
-        {
-            if first + i < ROWS {
-                // SAFETY: the caller's.
-                unsafe { _mm_storel_epi64(dst.add(pixels[first + i]).cast(), v) };
+    // SAFETY: the caller's.
+    unsafe {
+        let zero = i16::from(zero_point);
+        let max = _mm256_set1_ps(f32::from(i16::from(hi) - zero));
+        let (zero, lo) = (_mm256_set1_epi16(zero), _mm256_set1_epi8(lo as i8));
+        let by_pixel = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        for first in (0..ROWS).step_by(4) {
+            // Rows that are not there repeat the last.
+            let at = |i: usize| (first + i).min(ROWS - 1);
+            let steps = |i: usize| _mm256_cvtps_epi32(_mm256_min_ps(max, t[at(i)]));
+            let pair =
+                |i: usize| _mm256_adds_epi16(_mm256_packs_epi32(steps(i), steps(i + 1)), zero);
+            // Dwords of 4 channels: pixels 0 to 3 in the low lane, the same's other channels in the high.
+            let bytes = _mm256_max_epu8(_mm256_packus_epi16(pair(0), pair(2)), lo);
+            let bytes = _mm256_permutevar8x32_epi32(bytes, by_pixel);
+            let low = _mm256_castsi256_si128(bytes);
+            let high = _mm256_extracti128_si256::<1>(bytes);
+            for (i, v) in [low, _mm_unpackhi_epi64(low, low), high, _mm_unpackhi_epi64(high, high)]
+                .into_iter()
+                .enumerate()
+            {
+                if first + i < ROWS {
+                    _mm_storel_epi64(dst.add(pixels[first + i]).cast(), v);
+                }
             }
         }
     }

@@ -19,6 +19,9 @@ pub(crate) struct Layer<'a> {
     algorithm: &'a str,
     kernel: &'a str,
     split: &'a str,
+    /// Of an int8 convolution by groups: percent of its weights in groups of 4, of 2, and alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups_percent: Option<[f64; 3]>,
     #[serde(flatten)]
     choice: Option<Choice<'a>>,
     macs: u64,
@@ -59,6 +62,7 @@ impl<'a> Layer<'a> {
             algorithm: step.algorithm,
             kernel: step.kernel,
             split: step.split,
+            groups_percent: step.groups.map(percent),
             choice: step.choice.as_ref().map(|choice| Choice {
                 method: choice.method,
                 chosen_by: choice.reason.name(),
@@ -91,11 +95,22 @@ pub(crate) fn plan_table(layers: &[Layer]) -> Table {
         "MACs",
         "weights",
         "activations",
+        "groups 4/2/1 (%)",
         "measured (ms)",
     ];
+    let any_groups = layers.iter().any(|l| l.groups_percent.is_some());
     let any_measured = layers.iter().flat_map(|l| &l.choice).any(|c| !c.measured.is_empty());
-    let shown = if any_measured { headings.len() } else { headings.len() - 1 };
-    let mut rows = table(&headings[..shown], &[8, 9, 10]);
+    // The last two columns only where they say something.
+    let is_shown = |column: usize| match column {
+        11 => any_groups,
+        12 => any_measured,
+        _ => true,
+    };
+    fn shown<T>(cells: [T; 13], is_shown: impl Fn(usize) -> bool) -> Vec<T> {
+        let cells = cells.into_iter().enumerate();
+        cells.filter(|(i, _)| is_shown(*i)).map(|(_, cell)| cell).collect()
+    }
+    let mut rows = table(&shown(headings, is_shown), &[8, 9, 10]);
     for layer in layers {
         let choice = layer.choice.as_ref();
         let times = |choice: &Choice| -> Vec<_> {
@@ -105,7 +120,10 @@ pub(crate) fn plan_table(layers: &[Layer]) -> Table {
             each.map(|m| format!("{}{} {:.3}", mark(m), m.method, time(m))).collect()
         };
         let inputs: Vec<_> = layer.inputs.iter().map(shape).collect();
-        rows.add_row(
+        let groups = layer
+            .groups_percent
+            .map_or(String::new(), |percent| percent.map(|p| format!("{p:.0}")).join("/"));
+        rows.add_row(shown(
             [
                 layer.name,
                 layer.op,
@@ -118,11 +136,11 @@ pub(crate) fn plan_table(layers: &[Layer]) -> Table {
                 &units::count(layer.macs),
                 &units::bytes(layer.weight_bytes),
                 &units::bytes(layer.activation_bytes),
+                &groups,
                 &choice.map_or(vec![], times).join(", "),
-            ]
-            .into_iter()
-            .take(shown),
-        );
+            ],
+            is_shown,
+        ));
     }
     rows
 }
@@ -146,6 +164,12 @@ pub(crate) fn profile_table(layers: &[Layer]) -> Table {
         ]);
     }
     rows
+}
+
+/// Shares of a sum.
+fn percent(parts: [usize; 3]) -> [f64; 3] {
+    let total = parts.iter().sum::<usize>().max(1);
+    parts.map(|part| 100.0 * part as f64 / total as f64)
 }
 
 fn shape([c, h, w]: &[usize; 3]) -> String {
