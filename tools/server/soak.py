@@ -12,26 +12,18 @@ import argparse
 import http.client
 import json
 import os
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
-PHOTO = Path(__file__).parent.parent / "cli/assets/photo.jpg"
-MODEL, INPUT = "open_nsfw", "input:0"
+from serving import CALM, MODEL, PATIENCE, PHOTO, Server
+
+INPUT = "input:0"
 CLIENTS = 4
 # What the allocator may keep more or less of from one quarter to another.
 MAX_GROWTH_KIB = 2048
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def requests():
@@ -59,7 +51,7 @@ class Client(threading.Thread):
         self.answers, self.wrong = 0, []
 
     def run(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         script, next_start = requests(), time.monotonic()
         end = next_start + self.seconds
         while (now := time.monotonic()) < end:
@@ -96,7 +88,8 @@ def usage(pid):
     return int(field["VmRSS"]), len(os.listdir(f"/proc/{pid}/fd")), int(field["Threads"])
 
 
-def soak(port, pid, seconds, part):
+def soak(server, seconds, part):
+    port, pid = server.port, server.process.pid
     calibration = max(2, min(20, seconds / 10))
     capacity = load(port, 0, calibration) / calibration
     samples = []
@@ -122,29 +115,8 @@ def main():
     arguments.add_argument("--seconds", type=float, default=600)
     arguments.add_argument("--part", type=float, default=0.7, help="of what the server can do")
     arguments = arguments.parse_args()
-    port = free_port()
-    server = subprocess.Popen(
-        [arguments.skipstone, "serve", "--listen", f"127.0.0.1:{port}", "--log-level", "warn",
-         "--timeout-ms", "60000", "--drain-delay", "0"])
-    try:
-        for _ in range(600):
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                connection = http.client.HTTPConnection("127.0.0.1", port)
-                connection.request("GET", "/v2/health/ready")
-                if connection.getresponse().status == 200:
-                    break
-            except OSError:
-                pass
-            time.sleep(0.1)
-        else:
-            raise SystemExit("the server does not get ready")
-        soak(port, server.pid, arguments.seconds, arguments.part)
-        server.send_signal(signal.SIGTERM)
-        if code := server.wait(60):
-            raise SystemExit(f"the server exited with {code}")
-    finally:
-        server.kill()
+    with Server(arguments.skipstone, *CALM, "--log-level", "warn") as server:
+        soak(server, arguments.seconds, arguments.part)
 
 
 if __name__ == "__main__":
