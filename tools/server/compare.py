@@ -111,7 +111,8 @@ def main():
     args = parse()
     with tempfile.TemporaryDirectory() as folder:
         args.packed = f"{folder}/model.skip"
-        subprocess.run([args.binary, "convert", "--quiet", args.model, "-o", args.packed], check=True)
+        subprocess.run([args.binary, "convert", "--quiet", args.model, "-o", args.packed], check=True,
+                       stdout=subprocess.DEVNULL)
         about = json.loads(subprocess.run([args.binary, "inspect", "--json", args.packed], check=True,
                                           stdout=subprocess.PIPE).stdout)
         args.outputs = image_len(about["outputs"])

@@ -51,9 +51,11 @@ def timed(args, holds, what):
 async def overload(args):
     """Five times as many requests as can be answered: 200, 503 and 504, memory flat, throughput kept."""
     seconds = 8 if args.short else 60
-    with Server(args.binary, "--hint", "throughput", "--drain-delay", "0") as server:
+    options = ["--hint", "throughput", "--drain-delay", "0", *args.options]
+    with Server(args.binary, *options) as server:
         await closed_loop(server.port, classify(), 16, during(2))
         most = await closed_loop(server.port, classify(), 16, during(seconds / 4))
+        assert most.statuses[200], "too slow to answer anything"
         sizes = []
         load = open_loop(server.port, classify(), 5 * most.throughput(), seconds)
         load = asyncio.create_task(load)
@@ -230,6 +232,7 @@ def main():
     parser.add_argument("--part", action="append", choices=PARTS, help="may be repeated (default: all)")
     parser.add_argument("--short", action="store_true", help="seconds, as if --busy")
     parser.add_argument("--busy", action="store_true", help="no bounds on times")
+    parser.add_argument("options", nargs="*", help="of the server under overload, after --")
     args = parser.parse_args()
     for name in args.part or PARTS:
         print(f"{name:9} {asyncio.run(PARTS[name](args))}", flush=True)
