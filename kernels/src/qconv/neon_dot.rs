@@ -3,13 +3,13 @@
 //!
 //! `sdot` takes signed bytes. Activations up to 127 are the same signed or not. Of others it takes
 //! `x - 128`, which is `x` with its highest bit inverted, and every pixel's sum lacks 128 times the sum of
-//! the weights; that is counted once per tile.
+//! the weights; that is counted once per panel.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::Kernel;
 use super::neon::{Arithmetic, panel};
+use super::{Kernel, QUAD_LEN, Strip};
 use crate::isa::Isa;
 use crate::requant::neon::Half;
 
@@ -27,6 +27,7 @@ struct Sdot<const OFFSET: bool>;
 impl<const OFFSET: bool> Arithmetic for Sdot<OFFSET> {
     type Weights = [int8x16_t; 2];
     type Bytes = int8x16_t;
+    const HAS_RUNS: bool = true;
 
     #[inline(always)]
     unsafe fn weights(weights: *const i8) -> Self::Weights {
@@ -34,7 +35,7 @@ impl<const OFFSET: bool> Arithmetic for Sdot<OFFSET> {
         unsafe { [vld1q_s8(weights), vld1q_s8(weights.add(16))] }
     }
     #[inline(always)]
-    unsafe fn bytes(bytes: *const u8) -> Self::Bytes {
+    unsafe fn quad(bytes: *const u8) -> Self::Bytes {
         // SAFETY: the caller's.
         unsafe {
             let x = lane_0(bytes);
@@ -42,20 +43,32 @@ impl<const OFFSET: bool> Arithmetic for Sdot<OFFSET> {
         }
     }
     #[inline(always)]
-    unsafe fn add([low, high]: Half, w: Self::Weights, x: Self::Bytes) -> Half {
-        // SAFETY: the trait's.
-        unsafe { [dot(low, w[0], x), dot(high, w[1], x)] }
+    unsafe fn run(bytes: *const u8) -> Self::Bytes {
+        // SAFETY: the caller's.
+        unsafe {
+            let x = vld1q_s8(bytes.cast());
+            if OFFSET { invert_highest(x) } else { x }
+        }
     }
     #[inline(always)]
-    unsafe fn add_missing(acc: Half, w: Self::Weights) -> Half {
-        if !OFFSET {
-            return acc;
-        }
-        // SAFETY: the trait's. 128 = 64 + 64 fits no signed byte, and -128 does.
+    unsafe fn add<const LANE: i32>([low, high]: Half, w: Self::Weights, x: Self::Bytes) -> Half {
+        // SAFETY: the trait's.
+        unsafe { [dot::<LANE>(low, w[0], x), dot::<LANE>(high, w[1], x)] }
+    }
+    #[inline(always)]
+    unsafe fn lacking(strip: &Strip) -> Half {
+        // SAFETY: the trait's, and the caller's.
         unsafe {
-            let x = vdupq_n_s8(i8::MIN);
-            let zero = vdupq_n_s32(0);
-            [0, 1].map(|i| vsubq_s32(acc[i], dot(zero, w[i], x)))
+            let mut acc = [vdupq_n_s32(0); 2];
+            if OFFSET {
+                // 128 fits no signed byte; -128 does.
+                let x = vdupq_n_s8(i8::MIN);
+                for q in 0..strip.nb_quads() {
+                    let w = Self::weights(strip.weights.add(q * QUAD_LEN));
+                    acc = Self::add::<0>(acc, w, x);
+                }
+            }
+            acc.map(|acc| vnegq_s32(acc))
         }
     }
 }
@@ -92,20 +105,21 @@ pub(super) unsafe fn lane_0(bytes: *const u8) -> int8x16_t {
     }
 }
 
-/// `acc[o]` plus the products of `w[4o..4o + 4]` by the first 4 bytes of `x`.
+/// `acc[o]` plus the products of `w[4o..4o + 4]` by the 4 bytes of a lane of `x`.
 ///
 /// # Safety
 /// The CPU has `dotprod`.
 #[inline(always)]
-unsafe fn dot(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+unsafe fn dot<const LANE: i32>(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
     // SAFETY: the caller's; registers only.
     unsafe {
         asm!(
             ".arch_extension dotprod",
-            "sdot {acc:v}.4s, {w:v}.16b, {x:v}.4b[0]",
+            "sdot {acc:v}.4s, {w:v}.16b, {x:v}.4b[{lane}]",
             acc = inout(vreg) acc,
             w = in(vreg) w,
             x = in(vreg) x,
+            lane = const LANE,
             options(pure, nomem, nostack, preserves_flags)
         );
     }

@@ -19,6 +19,7 @@ struct Usdot;
 impl Arithmetic for Usdot {
     type Weights = [int8x16_t; 2];
     type Bytes = int8x16_t;
+    const HAS_RUNS: bool = true;
 
     #[inline(always)]
     unsafe fn weights(weights: *const i8) -> Self::Weights {
@@ -26,31 +27,37 @@ impl Arithmetic for Usdot {
         unsafe { [vld1q_s8(weights), vld1q_s8(weights.add(16))] }
     }
     #[inline(always)]
-    unsafe fn bytes(bytes: *const u8) -> Self::Bytes {
+    unsafe fn quad(bytes: *const u8) -> Self::Bytes {
         // SAFETY: the caller's.
         unsafe { lane_0(bytes) }
     }
     #[inline(always)]
-    unsafe fn add(acc: Half, w: Self::Weights, x: Self::Bytes) -> Half {
+    unsafe fn run(bytes: *const u8) -> Self::Bytes {
+        // SAFETY: the caller's.
+        unsafe { vld1q_s8(bytes.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn add<const LANE: i32>([low, high]: Half, w: Self::Weights, x: Self::Bytes) -> Half {
         // SAFETY: the trait's.
-        unsafe { [dot(acc[0], w[0], x), dot(acc[1], w[1], x)] }
+        unsafe { [dot::<LANE>(low, w[0], x), dot::<LANE>(high, w[1], x)] }
     }
 }
 
-/// `acc[o]` plus the products of `w[4o..4o + 4]`, signed, by the first 4 bytes of `x`, unsigned.
+/// `acc[o]` plus the products of `w[4o..4o + 4]`, signed, by the 4 bytes of a lane of `x`, unsigned.
 ///
 /// # Safety
 /// The CPU has `i8mm`.
 #[inline(always)]
-unsafe fn dot(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+unsafe fn dot<const LANE: i32>(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
     // SAFETY: the caller's; registers only. `sudot` is `usdot` with its sources exchanged.
     unsafe {
         asm!(
             ".arch_extension i8mm",
-            "sudot {acc:v}.4s, {w:v}.16b, {x:v}.4b[0]",
+            "sudot {acc:v}.4s, {w:v}.16b, {x:v}.4b[{lane}]",
             acc = inout(vreg) acc,
             w = in(vreg) w,
             x = in(vreg) x,
+            lane = const LANE,
             options(pure, nomem, nostack, preserves_flags)
         );
     }

@@ -32,6 +32,10 @@ pub(crate) type Panel = [float32x4_t; OC_PANEL / LANES];
 
 /// An element type of weights.
 pub(crate) trait Weight: Copy {
+    /// Whether each vector is used before the next is loaded. The compiler would widen more of them ahead
+    /// than there are registers for.
+    const ONE_BY_ONE: bool;
+
     /// 4 of them in f32, exactly.
     ///
     /// # Safety
@@ -40,6 +44,8 @@ pub(crate) trait Weight: Copy {
 }
 
 impl Weight for f32 {
+    const ONE_BY_ONE: bool = false;
+
     #[inline(always)]
     unsafe fn load(p: *const Self) -> float32x4_t {
         // SAFETY: the caller's.
@@ -48,6 +54,8 @@ impl Weight for f32 {
 }
 
 impl Weight for f16 {
+    const ONE_BY_ONE: bool = true;
+
     #[inline(always)]
     unsafe fn load(p: *const Self) -> float32x4_t {
         // SAFETY: the caller's.
@@ -236,10 +244,13 @@ unsafe fn add<W: Weight, const ROWS: usize, const LANE: i32>(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let w: Panel = from_fn(|i| W::load(weights.add(i * LANES)));
-        for i in 0..w.len() {
+        for i in 0..OC_PANEL / LANES {
+            let w = W::load(weights.add(i * LANES));
             for r in 0..ROWS {
-                acc[r][i] = vfmaq_laneq_f32::<LANE>(acc[r][i], w[i], x[r]);
+                acc[r][i] = vfmaq_laneq_f32::<LANE>(acc[r][i], w, x[r]);
+            }
+            if W::ONE_BY_ONE {
+                compiler_fence(Ordering::SeqCst);
             }
         }
     }
