@@ -221,6 +221,7 @@ def busiest(region: dict, names: list[str], cycles: float) -> str:
     loads["dispatch"] = summary["TotaluOps"] / summary["Iterations"] / summary["DispatchWidth"]
     port, load = max(loads.items(), key=lambda item: item[1])
     port = re.sub(r"^(N1|V1|Zn\d|SKL|ADLP|A57|Cy)Unit|^(Zn\d|SKL|ADLP)", "", port)
+    port = re.sub(r"\.([\x00-\x1f])$", lambda unit: f".{ord(unit[1])}", port)  # of several, as a character
     return f"{port} {100 * min(load / cycles, 1):.0f} %"
 
 
@@ -311,7 +312,7 @@ def main() -> int:
     arguments = parser.parse_args()
     output = arguments.output or ROOT / "benches" / "results" / f"{arguments.date}-llvm-mca.md"
     text, failures = report(arguments.date)
-    output.write_text(text)
+    output.write_text(text.rstrip("\n") + "\n")
     print(text)
     print(f"written to {output}")
     for failure in failures:
