@@ -36,6 +36,8 @@ pub struct Model {
 struct Inner {
     /// The file: mapped, or a private copy.
     file: Mmap,
+    /// Whether it is mapped, so that the system can read its pages again.
+    is_mapped: bool,
     contents: Contents,
     /// Per constant, and per layout in the order of [`LayoutTag::ALL`]: what had to be converted.
     converted: Vec<[OnceLock<Arc<AlignedBuf>>; LayoutTag::ALL.len()]>,
@@ -115,7 +117,7 @@ impl Model {
         // SAFETY: the caller promises that nobody changes the file while the map lives; the map
         // lives in `Inner`, which only `Model` and `Weights` hold.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
-        Self::parsed(map).map_err(|e| e.in_file(path))
+        Self::parsed(map, true).map_err(|e| e.in_file(path))
     }
 
     /// Opens a packed model held in memory; copies it, and verifies all checksums.
@@ -134,12 +136,13 @@ impl Model {
         let copy = copy.make_read_only();
         let model = Self::parsed(
             copy.map_err(|e| Error::invalid("cannot protect the model's memory").caused_by(e))?,
+            false,
         )?;
         model.verify()?;
         Ok(model)
     }
 
-    fn parsed(file: Mmap) -> Result<Self> {
+    fn parsed(file: Mmap, is_mapped: bool) -> Result<Self> {
         if cfg!(target_endian = "big") {
             return Err(Error::unsupported("packed files need a little-endian machine"));
         }
@@ -148,6 +151,7 @@ impl Model {
         Ok(Self {
             inner: Arc::new(Inner {
                 file,
+                is_mapped,
                 contents,
                 converted,
                 transformed: Mutex::default(),
@@ -320,7 +324,11 @@ impl Model {
     pub(crate) fn quads(&self, id: ConstId, packing: Packing) -> Arc<Quads> {
         let geometry = self.geometry(id).expect("weights have a geometry");
         let mut quads = self.inner.quads.lock().unwrap_or_else(PoisonError::into_inner);
-        let pack = || Arc::new(Quads::pack(geometry, packing, &self.row_major_i8(id)));
+        let pack = || {
+            let packed = Quads::pack(geometry, packing, &self.row_major_i8(id));
+            self.inner.forget(id);
+            Arc::new(packed)
+        };
         Arc::clone(quads.entry((id, packing)).or_insert_with(pack))
     }
 
@@ -409,6 +417,21 @@ impl Inner {
     /// Never: maps start at a page, and ranges at multiples of 64.
     fn view<T: bytemuck::Pod>(&self, range: &Range<usize>) -> &[T] {
         bytemuck::cast_slice(&self.file[range.clone()])
+    }
+
+    /// Says that a constant will hardly be read again, since what runs need is a copy. If it is after all,
+    /// the system reads its pages again.
+    fn forget(&self, id: ConstId) {
+        #[cfg(target_os = "linux")]
+        if self.is_mapped {
+            let range = &self.stored(id).range;
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: this is a shared map of a file that nobody writes to: dropped pages come back from
+            // the file with the bytes they had.
+            let _ = unsafe { self.file.unchecked_advise_range(advice, range.start, range.len()) };
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = id;
     }
 
     /// Writes weights to `dst` in `layout` as f32.

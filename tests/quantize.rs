@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::{Rng, synth_network};
-use skipstone::format::{PackOptions, to_bytes};
+use common::{Rng, bits, executor, synth_network};
+use skipstone::format::{PackOptions, to_bytes, write};
 use skipstone::graph::{Network, Op, reference};
 use skipstone::quantize::{Calibration, Method, Options, Quantized, quantize};
-use skipstone::{Runtime, graph::PoolKind};
+use skipstone::{Model, Runtime, graph::PoolKind};
 
 /// Of the largest logit. Random networks tell images apart by little, so that noise counts for much.
 const MAX_ERROR: f32 = 0.15;
@@ -127,6 +127,24 @@ fn files_are_little_more_than_a_quarter() {
     let len = |n: &Network| to_bytes(n, &PackOptions::default()).expect("packs").len() as f64;
     let ratio = len(&quantized) / len(&network);
     assert!(ratio < 0.33, "{ratio}: this network is small, so names and structure count");
+}
+
+#[test]
+fn pages_that_a_plan_let_go_are_read_again() {
+    let network = with(&synth_network("tiny_bottleneck"), &Options::default()).network;
+    let path = std::env::temp_dir().join(format!("skipstone-{}-pages.skip", std::process::id()));
+    write(&network, &PackOptions::default(), &path).expect("writes");
+    // SAFETY: nobody else knows of the file.
+    let model = unsafe { Model::open_mmap(&path) }.expect("opens");
+    let image = images(&network, 1, 3).remove(0);
+    let mut executor = executor(&model, 1, 1);
+    executor.run(&[&image]).expect("runs");
+    let expected = reference::run(&network, &network.graph.input_shapes(), 1, &[&image]);
+    assert_eq!(bits(executor.output(0)), bits(&expected.expect("runs")[0]));
+    model.verify().expect("all bytes are as they were written");
+    let again = model.to_network();
+    assert!(again.data.iter().zip(&network.data).all(|(a, b)| a == b));
+    std::fs::remove_file(path).expect("removes");
 }
 
 #[test]
