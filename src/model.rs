@@ -339,7 +339,11 @@ impl Model {
     pub(crate) fn packed_filters(&self, id: ConstId) -> Arc<PackedFilters> {
         let geometry = self.geometry(id).expect("weights have a geometry");
         let mut filters = self.inner.packed_filters.lock().unwrap_or_else(PoisonError::into_inner);
-        let pack = || Arc::new(PackedFilters::pack(geometry, &self.row_major_i8(id)));
+        let pack = || {
+            let packed = PackedFilters::pack(geometry, &self.row_major_i8(id));
+            self.inner.forget(id);
+            Arc::new(packed)
+        };
         Arc::clone(filters.entry(id).or_insert_with(pack))
     }
 
