@@ -100,13 +100,24 @@ pub(crate) async fn infer(
     decode: Duration,
 ) -> ApiResult<Inferred> {
     let Prepared { inputs, images } = prepared;
-    let ticket = model.session.submit(inputs, Some(deadline)).map_err(refused)?;
+    let begin = start_by(deadline, Instant::now(), model.run.time());
+    let ticket = model.session.submit(inputs, Some(begin)).map_err(refused)?;
     let response = tokio::time::timeout_at(deadline.into(), ticket).await;
     let Response { outputs, timing, .. } =
         response.map_err(|_| ApiError::deadline())?.map_err(refused)?;
+    if images <= timing.batch {
+        model.run.took(timing.computed);
+    }
     let stages =
         Stages { decode, queue: timing.queued, compute: timing.computed, ..Stages::default() };
     Ok(Inferred { outputs, images, batch: timing.batch, stages, _places: places })
+}
+
+/// When a run must begin to end by the deadline. What begins later would be computed for nobody, and a
+/// server under overload would do little else. Runs take as long as they did lately, but half of the
+/// time is always left to wait: else one slow run could refuse all that follow.
+fn start_by(deadline: Instant, now: Instant, run: Duration) -> Instant {
+    deadline - run.min(deadline.saturating_duration_since(now) / 2)
 }
 
 fn refused(error: skipstone::Error) -> ApiError {
@@ -117,5 +128,20 @@ fn refused(error: skipstone::Error) -> ApiError {
             ApiError::bad_request(error.to_string())
         }
         _ => ApiError::internal(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_begin_in_time_to_end() {
+        let now = Instant::now();
+        let after = |ms| now + Duration::from_millis(ms);
+        let run = Duration::from_millis(300);
+        assert_eq!(start_by(after(2000), now, run), after(1700));
+        assert_eq!(start_by(after(400), now, run), after(200));
+        assert_eq!(start_by(now, after(5), run), now);
     }
 }

@@ -20,7 +20,7 @@ use crate::limits::Limits;
 use crate::log::decoding;
 use crate::protocol::Datatype;
 use crate::protocol::request::Input;
-use crate::stats::ModelStats;
+use crate::stats::{Lately, ModelStats};
 
 /// Largest difference to the self-test vector, in parts of its largest value.
 const SELF_TEST_TOLERANCE: f32 = 2e-4;
@@ -64,6 +64,8 @@ pub(crate) struct Served {
     pub(crate) session: Session,
     pub(crate) scores: Scores,
     pub(crate) stats: Arc<ModelStats>,
+    /// A run, whatever its batch.
+    pub(crate) run: Lately,
     /// Images that wait or run; requests that find none left are refused.
     places: Arc<Semaphore>,
     pub(crate) capacity: usize,
@@ -100,6 +102,7 @@ impl Served {
             version: version.to_owned(),
             scores: Scores::of(model.graph()),
             stats: Arc::clone(stats),
+            run: Lately::default(),
             places: Arc::new(Semaphore::new(capacity)),
             capacity,
             session,

@@ -1,6 +1,7 @@
 //! What has happened: per model for the statistics extension, and for Prometheus.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -68,6 +69,24 @@ impl Spent {
     fn add(&mut self, time: Duration) {
         self.count += 1;
         self.ns += time.as_nanos() as u64;
+    }
+}
+
+/// How long something takes lately: a moving average.
+#[derive(Debug, Default)]
+pub(crate) struct Lately(AtomicU64);
+
+impl Lately {
+    /// 0 if it never happened.
+    pub(crate) fn time(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn took(&self, time: Duration) {
+        let (time, before) = (time.as_nanos() as u64, self.0.load(Ordering::Relaxed));
+        // Of two threads at once one may be lost: the next is as good.
+        let now = if before == 0 { time } else { before - before / 8 + time / 8 };
+        self.0.store(now, Ordering::Relaxed);
     }
 }
 
