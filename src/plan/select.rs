@@ -571,7 +571,7 @@ const MIN_INT8_TILES: usize = 4;
 /// Times of a quad for a pixel: in a group of each of [`GROUPS`](skipstone_kernels::qconv::GROUPS), by the
 /// multiplications it takes; widened to 16 bits; and of widening the source, which all strips share.
 const GROUP_COST: [f64; 3] = [0.625, 0.75, 1.0];
-const INT16_COST: f64 = 1.2;
+const INT16_COST: f64 = 1.08;
 const WIDENING_COST: f64 = 0.6;
 /// Fewest pixels for which weights are widened.
 const MIN_INT16_PIXELS: usize = 32;
