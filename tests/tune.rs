@@ -12,7 +12,7 @@ use std::sync::Arc;
 use common::{Rng, bits, synth_network};
 use skipstone::format::{self, PackOptions};
 use skipstone::graph::Op;
-use skipstone::plan::{Algorithm, Numerics, Reason};
+use skipstone::plan::{Algorithm, Numerics, Reason, StepSummary};
 use skipstone::tune::{self, Key, Layer, Table, TableUse, Tables, TuneOptions};
 use skipstone::{ErrorKind, Executor, ExecutorOptions, Isa, Model, Runtime};
 
@@ -103,6 +103,35 @@ fn every_candidate_gives_its_algorithms_bits() {
             }
             assert_eq!(expected.len(), Algorithm::ALL.len(), "{tried:?}");
         }
+    }
+}
+
+#[test]
+fn int8_layers_are_measured_too_and_any_choice_keeps_their_bits() {
+    // u8 ranges, so that groups of quads need splits.
+    let model = common::packed(&common::quantized::quantized(&synth_network(ARCH), 255));
+    let runtime = runtime(2);
+    let strict = TuneOptions { numerics: Numerics::Strict, ..quick() };
+    let table = tuned(&model, &runtime, &strict);
+    let graph = model.graph();
+    let tunable = graph.nodes.iter().filter(|n| matches!(n.op, Op::Conv(_) | Op::Linear(_)));
+    assert_eq!(table.layers.len(), tunable.count(), "branches too: int8 has no joined steps");
+    let numerics = Numerics::Strict;
+    let untuned = ExecutorOptions { numerics, ..ExecutorOptions::default() };
+    let mut untuned = executor(&model, &runtime, &untuned);
+    let expected = logits(&mut untuned);
+    let measured = table.layers.iter().flat_map(|l| &l.measured).map(|m| m.method.as_str());
+    let methods: std::collections::BTreeSet<&str> = measured.collect();
+    for method in ["direct", "direct-int16", "direct-pixels", "winograd-f4-panels"] {
+        assert!(methods.contains(method), "{methods:?}");
+    }
+    for method in methods {
+        let options = ExecutorOptions { numerics, ..given(forced(&table, method)) };
+        let mut executor = executor(&model, &runtime, &options);
+        let mut steps = executor.plan().steps.iter();
+        let used = |s: &StepSummary| s.choice.as_ref().is_some_and(|c| c.method == method);
+        assert!(steps.any(used), "{method} is not used");
+        assert_eq!(logits(&mut executor), expected, "{method}");
     }
 }
 
