@@ -150,7 +150,8 @@ pub unsafe extern "C" fn skipstone_options_create(out: *mut *mut skipstone_optio
 /// - "max_batch": images per batch; "max_delay_us": how long an image waits for others (default 0);
 /// - "max_queue": images that may wait (default 256 or more);
 /// - "warm_up": "1" runs each stream once before skipstone_session_create returns;
-/// - "numerics": "fast" (default), "strict" (direct convolution alone) or "relaxed" (also Winograd F(6x6));
+/// - "numerics": "fast" (default), "strict" (direct convolution alone) or "relaxed" (also Winograd's
+///   F(6x6), where it was measured to be faster);
 /// - "input_size": "HxW" in place of the network's own, or "recipe": that of the model's recipe;
 /// - "isa", "spin_us": as the variables SKIPSTONE_ISA and SKIPSTONE_SPIN_US.
 ///
