@@ -1,5 +1,6 @@
 //! The algorithm of every convolution.
 
+use std::cell::LazyCell;
 use std::fmt;
 use std::str::FromStr;
 
@@ -404,7 +405,7 @@ impl Selector<'_> {
             _ => return None,
         };
         let geometry = self.model.geometry(weights)?;
-        let oihw = self.model.row_major_i8(weights);
+        let oihw = LazyCell::new(|| self.model.row_major_i8(weights));
         let max = self.graph.quantization_of(node.inputs[0]).map_or(u8::MAX, |q| q.max);
         let mut certified_variants = qwinograd::Variant::ALL.to_vec();
         if fits_winograd(self.graph, &node.op, src) {
