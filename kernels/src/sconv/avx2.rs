@@ -3,12 +3,13 @@
 //! 1. A tile of 6 pixels by 16 channels stays in registers: 12 accumulators, 2 weight vectors and
 //!    1 broadcast are 15 of 16 ymm. 12 independent chains cover the FMA's latency (4 cycles, 2 per
 //!    cycle); 8 loads per 12 FMAs stay below the load ports' 2 per cycle.
-//! 2. The k-loop is unrolled over a tap's 8 channels, so their addresses are immediates.
+//! 2. The k-loop is unrolled within a tap, so that its addresses are immediates.
 //! 3. Tiles are 6 high and end in 5s and 4s (`row_tiles`), never in a thin one.
 //! 4. The first tiles prefetch the next weights into L2, a line at a time.
 //! 5. Half weights are widened as they are loaded (F16C), into the same two registers; the conversions
 //!    run on other ports than FMAs do.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
@@ -132,6 +133,9 @@ struct Fetch<W> {
     tiles: usize,
 }
 
+/// Steps of k that are unrolled within a tap; all eight are more than the compiler unrolls.
+const UNROLLED_STEPS: usize = 4;
+
 /// One register tile: pixels `m..m + ROWS`.
 ///
 /// # Safety
@@ -163,23 +167,31 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
             })
         };
         let mut weights = args.weights;
-        for t in 0..args.nb_taps {
-            let tap = *args.taps.add(t) as usize;
+        let (taps, nb_taps, tap_len) = (args.taps, args.nb_taps, args.tap_len);
+        let mut fetch = || {
+            _mm_prefetch::<_MM_HINT_T1>(line.cast());
+            line = line.wrapping_add(step_to_next);
+        };
+        let lines = FETCH.div_ceil(W::STEPS_PER_LINE);
+        let line_per_step = TAP > 0 && lines == TAP;
+        for t in 0..nb_taps {
+            let mut tap = *taps.add(t) as usize;
+            for _ in 0..if line_per_step { 0 } else { lines } {
+                fetch();
+            }
             if TAP > 0 {
-                for k in 0..TAP {
-                    if k < FETCH && k.is_multiple_of(W::STEPS_PER_LINE) {
-                        _mm_prefetch::<_MM_HINT_T1>(line.cast());
-                        line = line.wrapping_add(step_to_next);
+                for _ in 0..TAP / UNROLLED_STEPS {
+                    for k in 0..UNROLLED_STEPS {
+                        if line_per_step {
+                            fetch();
+                        }
+                        step(&mut acc, &rows, tap + k, weights.add(k * OC_PANEL));
                     }
-                    step(&mut acc, &rows, tap + k, weights.add(k * OC_PANEL));
+                    tap += UNROLLED_STEPS;
+                    weights = weights.add(UNROLLED_STEPS * OC_PANEL);
                 }
-                weights = weights.add(TAP * OC_PANEL);
             } else {
-                for _ in 0..FETCH.div_ceil(W::STEPS_PER_LINE) {
-                    _mm_prefetch::<_MM_HINT_T1>(line.cast());
-                    line = line.wrapping_add(step_to_next);
-                }
-                for k in 0..args.tap_len {
+                for k in 0..tap_len {
                     step(&mut acc, &rows, tap + k, weights);
                     weights = weights.add(OC_PANEL);
                 }
@@ -234,9 +246,29 @@ unsafe fn step<W: Weight, const ROWS: usize>(
         let w0 = W::load(weights);
         let w1 = W::load(weights.add(8));
         for r in 0..ROWS {
-            let x = _mm256_broadcast_ss(&*rows[r].add(k));
-            acc[r][0] = _mm256_fmadd_ps(x, w0, acc[r][0]);
-            acc[r][1] = _mm256_fmadd_ps(x, w1, acc[r][1]);
+            multiply_add(&mut acc[r], _mm256_broadcast_ss(&*rows[r].add(k)), [w0, w1]);
         }
+    }
+}
+
+/// `acc += x * w`, and a fence: loads stay before or after it. Free to move them, the compiler hoists more of
+/// them at once than there are registers, and spills.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+pub(crate) fn multiply_add(acc: &mut [__m256; 2], x: __m256, w: [__m256; 2]) {
+    let [a, b] = acc;
+    // SAFETY: the instructions read and write the operands alone; without `nomem` the compiler moves no
+    // access to memory across.
+    unsafe {
+        asm!(
+            "vfmadd231ps {a}, {x}, {w0}",
+            "vfmadd231ps {b}, {x}, {w1}",
+            a = inout(ymm_reg) *a,
+            b = inout(ymm_reg) *b,
+            x = in(ymm_reg) x,
+            w0 = in(ymm_reg) w[0],
+            w1 = in(ymm_reg) w[1],
+            options(nostack, preserves_flags),
+        );
     }
 }

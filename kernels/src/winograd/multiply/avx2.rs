@@ -8,6 +8,7 @@ use std::array::from_fn;
 
 use super::{MultiplyArgs, row_tiles};
 use crate::layout::{C_BLOCK, OC_PANEL};
+use crate::sconv::avx2::multiply_add;
 
 /// # Safety
 /// As [`multiply_raw`](super::super::Kernel::multiply_raw), on a CPU with AVX2 and FMA.
@@ -109,14 +110,16 @@ unsafe fn tile<const ROWS: usize, const NEXT: usize, const FIRST: bool>(
             })
         };
         let v_ahead = if fits_twice(args) { args.v_point_stride } else { 0 };
-        for _ in 0..args.nb_blocks {
+        let (nb_blocks, v_block_stride) = (args.nb_blocks, args.v_block_stride);
+        let u_point_stride = args.u_point_stride;
+        for _ in 0..nb_blocks {
             for _ in 0..NEXT {
                 _mm_prefetch::<_MM_HINT_T1>(next.cast());
                 next = next.wrapping_add(LINE_BYTES);
             }
             for k in 0..C_BLOCK {
                 if FIRST {
-                    let line = u.wrapping_add(args.u_point_stride + k * OC_PANEL);
+                    let line = u.wrapping_add(u_point_stride + k * OC_PANEL);
                     _mm_prefetch::<_MM_HINT_T0>(line.cast());
                 }
                 if k * LINE < ROWS * C_BLOCK {
@@ -127,11 +130,10 @@ unsafe fn tile<const ROWS: usize, const NEXT: usize, const FIRST: bool>(
                 let w1 = _mm256_load_ps(u.add(k * OC_PANEL + 8));
                 for r in 0..ROWS {
                     let x = _mm256_broadcast_ss(&*v.add(r * C_BLOCK + k));
-                    acc[r][0] = _mm256_fmadd_ps(x, w0, acc[r][0]);
-                    acc[r][1] = _mm256_fmadd_ps(x, w1, acc[r][1]);
+                    multiply_add(&mut acc[r], x, [w0, w1]);
                 }
             }
-            v = v.wrapping_add(args.v_block_stride);
+            v = v.wrapping_add(v_block_stride);
             u = u.wrapping_add(C_BLOCK * OC_PANEL);
         }
         for r in 0..ROWS {
