@@ -209,6 +209,22 @@ impl Split {
 pub(super) const L2_BYTES: usize = 256 << 10;
 const L1_BYTES: usize = 16 << 10;
 
+/// Fewest pixels of a block: enough to use weights on as they pass.
+const MIN_BLOCK: usize = 8 * MR;
+
+/// Divides pixels into equal blocks of about `block`, in whole register tiles: a short last one would read all
+/// weights for little.
+pub(super) fn blocks(pixels: Range<usize>, block: usize) -> impl Iterator<Item = Range<usize>> {
+    let tiles = pixels.len().div_ceil(MR);
+    let per_block = (block / MR).max(1);
+    let nb_blocks = ((tiles + per_block / 2) / per_block).max(1);
+    (0..nb_blocks).map(move |i| {
+        let part = crate::threads::share(tiles, i, nb_blocks);
+        let end = (pixels.start + part.end * MR).min(pixels.end);
+        (pixels.start + part.start * MR).min(end)..end
+    })
+}
+
 /// An element type of weights for arithmetic in f32.
 pub(crate) trait WeightType: Copy + Send + Sync + 'static {
     /// What keeps them.
@@ -284,11 +300,17 @@ pub(crate) struct ConvStep<W: WeightType> {
     /// One bias per output channel of all panels.
     bias: AlignedBuf,
     split: Split,
-    /// Pixels per block, a multiple of [`MR`].
-    mc: usize,
+    /// About how many pixels a block has; see [`blocks`].
+    block: usize,
 }
 
 impl<W: WeightType> Segment<W> {
+    /// Bytes of the source that windows reach: all rows but those that they step over.
+    fn bytes_read(&self) -> usize {
+        let ([rows, _], [step, _]) = (self.window.kernel, self.window.stride);
+        self.src.bytes() as usize * rows.min(step) / step
+    }
+
     /// Consecutive elements per tap.
     fn tap_len(&self) -> usize {
         match self.layout {
@@ -347,8 +369,8 @@ impl<W: WeightType> ConvStep<W> {
             Some(division) => Split::by(division, spec.members),
             None => Split::choose(spec.members, &work),
         };
-        let bytes_per_pixel = (src_bytes as usize).div_ceil(nb_pixels);
-        let mc = (L2_BYTES / bytes_per_pixel.max(1) / MR * MR).max(8 * MR);
+        let read: usize = spec.segments.iter().map(Segment::bytes_read).sum();
+        let block = (L2_BYTES / read.div_ceil(nb_pixels).max(1)).max(MIN_BLOCK);
         let mut chunks = Vec::new();
         for (segment, (spec, taps)) in spec.segments.iter().zip(&taps).enumerate() {
             // Weights of any type as if they were f32: longer chunks would push out the source.
@@ -359,12 +381,20 @@ impl<W: WeightType> ConvStep<W> {
             let starts = (0..taps.len()).step_by(kc);
             chunks.extend(starts.map(|t| Chunk { segment, taps: t..(t + kc).min(taps.len()) }));
         }
-        Self { taps, chunks, bias, split, mc, spec }
+        Self { taps, chunks, bias, split, block, spec }
     }
 
     /// How the work is divided.
     pub(crate) fn split(&self) -> Split {
         self.split
+    }
+
+    /// A member's blocks of pixels, and its panels.
+    fn blocks(&self, member: usize) -> (impl Iterator<Item = Range<usize>>, Range<usize>) {
+        let nb_panels = self.bias.len() / OC_PANEL;
+        let nb_pixels = self.spec.dst_pixels.len();
+        let (pixels, panels) = self.split.part(member, (nb_pixels, MR), nb_panels);
+        (blocks(pixels, self.block), panels)
     }
 
     /// The weights of one chunk of a panel.
@@ -378,7 +408,9 @@ impl<W: WeightType> ConvStep<W> {
 
 impl<W: WeightType> Step for ConvStep<W> {
     fn scratch_len(&self) -> usize {
-        if self.chunks.len() > 1 { self.mc * OC_PANEL } else { 0 }
+        let longest = (0..self.spec.members).flat_map(|member| self.blocks(member).0);
+        let longest = longest.map(|block| block.len()).max().unwrap_or(0);
+        if self.chunks.len() > 1 { longest * OC_PANEL } else { 0 }
     }
 
     unsafe fn run(&self, worker: &Worker<'_>) {
@@ -387,12 +419,10 @@ impl<W: WeightType> Step for ConvStep<W> {
         // SAFETY: this step writes `dst`, and its frame only here.
         unsafe { zero_frame(worker, dst) };
         let nb_panels = self.bias.len() / OC_PANEL;
-        let (pixels, panels) =
-            self.split.part(worker.member, (spec.dst_pixels.len(), MR), nb_panels);
+        let (blocks, panels) = self.blocks(worker.member);
         let partial = worker.scratch(self.scratch_len());
         let residual = spec.residual.as_ref().zip(spec.res_pixels.as_ref());
-        for start in pixels.clone().step_by(self.mc) {
-            let block = start..(start + self.mc).min(pixels.end);
+        for block in blocks {
             for panel in panels.clone() {
                 // Blocks of 8 channels that exist in the last panel.
                 let nb_blocks = (dst.nb_planes() - 2 * panel).min(2);

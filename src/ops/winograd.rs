@@ -37,7 +37,7 @@ use skipstone_kernels::winograd::{
     FilterArgs, InputArgs, MultiplyArgs, Tile, Variant, point_stride,
 };
 
-use super::conv::{Split, WindowAttrs, Work};
+use super::conv::{Split, WindowAttrs, Work, blocks};
 use super::{Act, Layout, Step, Worker, zero_frame};
 use crate::threads::share;
 
@@ -437,18 +437,6 @@ fn tiles(variant: Variant, place: &Placement) -> Vec<Tile> {
         }
     }
     tiles
-}
-
-/// Divides a member's tiles into blocks of about `block`: whole register tiles, but for the end.
-fn blocks(tiles: Range<usize>, block: usize) -> impl Iterator<Item = Range<usize>> {
-    let units = tiles.len().div_ceil(MR);
-    let per_block = (block / MR).max(1);
-    let nb_blocks = ((units + per_block / 2) / per_block).max(1);
-    (0..nb_blocks).map(move |i| {
-        let part = share(units, i, nb_blocks);
-        let end = (tiles.start + part.end * MR).min(tiles.end);
-        (tiles.start + part.start * MR).min(end)..end
-    })
 }
 
 /// All of a convolution, each member on its own tiles.
