@@ -2,7 +2,7 @@
 //! and the products, for any [`Arithmetic`]: that of f32 ([`skipstone_kernels::winograd`]), and that of
 //! integers ([`skipstone_kernels::qwinograd`]).
 //!
-//! Two schedules, by what would be read too often otherwise:
+//! Three schedules, by what would be read too often otherwise:
 //!
 //! ```text
 //! Tiles: enough for every member. One step; each member has tiles of its own.
@@ -14,6 +14,12 @@
 //!     V = transform_input(pass)                            channels divided over members
 //!     barrier
 //!     products(V, the member's panels)
+//!
+//! Copies: few tiles and members. One step; V is in each member's scratch, so that no member waits for another
+//! or reads what another wrote.
+//!     for each block of T tiles:
+//!         V = transform_input(block)
+//!         products(V, the member's panels)
 //!
 //! products(V, panels):
 //!     for each panel of 16 output channels:
@@ -119,6 +125,8 @@ pub(crate) enum Schedule {
     Tiles(usize),
     /// Members share passes of up to this many tiles and have panels of their own.
     Panels(usize),
+    /// Members have panels of their own, and each transforms all tiles, in blocks of about this many.
+    Copies(usize),
 }
 
 /// Elements of type `U` in the transformed filters of all panels, over `ic_blocks` blocks of channels.
@@ -153,7 +161,7 @@ pub(crate) fn nb_tiles(variant: Variant, dst: &Act) -> usize {
 /// Elements of the arena that a schedule needs for V.
 pub(crate) fn shared_len(variant: Variant, schedule: Schedule, src: &Act, dst: &Act) -> usize {
     match schedule {
-        Schedule::Tiles(_) => 0,
+        Schedule::Tiles(_) | Schedule::Copies(_) => 0,
         Schedule::Panels(pass) => {
             let tiles = pass.min(nb_tiles(variant, dst));
             variant.nb_points() * point_stride::<f32>(src.nb_planes() * tiles * v_block::<f32>())
@@ -170,7 +178,7 @@ pub(crate) fn steps<A: Arithmetic>(arithmetic: A, place: Placement) -> Vec<Box<d
     let conv = Arc::new(Winograd::new(arithmetic, place));
     let total = conv.tiles.len();
     match schedule {
-        Schedule::Tiles(_) => vec![Box::new(TilesStep { conv })],
+        Schedule::Tiles(_) | Schedule::Copies(_) => vec![Box::new(OwnStep { conv })],
         Schedule::Panels(pass) => {
             let nb_passes = total.div_ceil(pass);
             let mut steps: Vec<Box<dyn Step>> = Vec::new();
@@ -221,18 +229,20 @@ impl<A: Arithmetic> Winograd<A> {
             assert_eq!((res.batch, res.shape, res.layout), (dst.batch, dst.shape, dst.layout));
         }
         let tiles = tiles(variant, &place);
+        let longest = |parts: usize, block| {
+            let own = (0..parts).map(|part| share(tiles.len(), part, parts));
+            own.flat_map(|own| blocks(own, block)).map(|b| b.len()).max().unwrap_or(0)
+        };
         let block = match place.schedule {
-            // A member's blocks are whole register tiles, so the last one may be that much larger.
-            Schedule::Tiles(block) => {
-                let longest = (0..place.members).map(|m| share(tiles.len(), m, place.members));
-                let blocks = longest.flat_map(|own| blocks(own, block));
-                blocks.map(|b| b.len()).max().unwrap_or(0)
-            }
+            // Blocks are whole register tiles, so one may be that much larger.
+            Schedule::Tiles(block) => longest(place.members, block),
+            Schedule::Copies(block) => longest(1, block),
             Schedule::Panels(pass) => pass.min(tiles.len()),
         };
         let u_bytes = (packed_len * size_of::<A::Weight>()) as u64;
         let split = match place.schedule {
             Schedule::Tiles(_) => Split { pixels: place.members, channels: 1 },
+            Schedule::Copies(_) => Split { pixels: 1, channels: place.members },
             Schedule::Panels(_) => {
                 let work = Work::f32(block, nb_panels, 4 * u_bytes, src.bytes());
                 Split::choose(place.members, &work)
@@ -439,28 +449,36 @@ fn tiles(variant: Variant, place: &Placement) -> Vec<Tile> {
     tiles
 }
 
-/// All of a convolution, each member on its own tiles.
-struct TilesStep<A> {
+/// All of a convolution: each member transforms what it multiplies.
+struct OwnStep<A> {
     conv: Arc<Winograd<A>>,
 }
 
-impl<A: Arithmetic> Step for TilesStep<A> {
+impl<A: Arithmetic> Step for OwnStep<A> {
     fn scratch_len(&self) -> usize {
         self.conv.products_len() + self.conv.v_bytes() / size_of::<f32>()
     }
 
     unsafe fn run(&self, worker: &Worker<'_>) {
         let conv = &*self.conv;
-        let Schedule::Tiles(block) = conv.place.schedule else { unreachable!("see `steps`") };
+        let (total, nb_panels) = (conv.tiles.len(), conv.place.geometry.nb_panels());
+        let (tiles, panels, block) = match conv.place.schedule {
+            Schedule::Tiles(block) => (worker.share(total), 0..nb_panels, block),
+            Schedule::Copies(block) => (0..total, worker.share(nb_panels), block),
+            Schedule::Panels(_) => unreachable!("see `steps`"),
+        };
         // SAFETY: this step writes `dst`, and its frame only here.
         unsafe { zero_frame(worker, &conv.place.dst) };
+        if panels.is_empty() {
+            return;
+        }
         let scratch = worker.scratch(self.scratch_len());
         let v = scratch.wrapping_add(conv.products_len()).cast::<A::Factor>();
-        for tiles in blocks(worker.share(conv.tiles.len()), block) {
-            // SAFETY: V and M are this member's; members have disjoint tiles of `dst`.
+        for tiles in blocks(tiles, block) {
+            // SAFETY: V and M are this member's; members have disjoint tiles x panels of `dst`.
             unsafe {
                 conv.transform_input(worker, tiles.clone(), 0..conv.ic_blocks(), v);
-                conv.products(worker, tiles, 0..conv.place.geometry.nb_panels(), v, scratch);
+                conv.products(worker, tiles, panels.clone(), v, scratch);
             }
         }
     }

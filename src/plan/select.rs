@@ -5,7 +5,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use skipstone_kernels::isa::Isa;
-use skipstone_kernels::layout::C_BLOCK;
 use skipstone_kernels::qwinograd::{self, certified};
 use skipstone_kernels::registry;
 use skipstone_kernels::requant::HALF;
@@ -23,7 +22,7 @@ use crate::knobs;
 use crate::model::Model;
 use crate::ops::conv::Division;
 use crate::ops::quads::{Packing, Quads};
-use crate::ops::winograd::{Schedule, nb_tiles, shared_len};
+use crate::ops::winograd::{Schedule, V_BLOCK_BYTES, nb_tiles, shared_len};
 use crate::ops::{Act, Layout, qconv16};
 use crate::threads::RuntimeReport;
 use crate::tune::{Layer, Table};
@@ -181,11 +180,13 @@ const METHODS: &[Method] = &[
     winograd("winograd-f2-tiles", Algorithm::WinogradF2, |s| s.tiles(Variant::F2, V_BYTES)),
     winograd("winograd-f2-tiles-packed", Algorithm::WinogradF2, |s| s.passes(Variant::F2)),
     winograd("winograd-f2-panels", Algorithm::WinogradF2, |s| s.panels(Variant::F2, false)),
+    winograd("winograd-f2-copies", Algorithm::WinogradF2, |s| s.copies(Variant::F2)),
     winograd("winograd-f2-panels-ready", Algorithm::WinogradF2, |s| s.panels(Variant::F2, true)),
     winograd("winograd-f4-tiles", Algorithm::WinogradF4, |s| s.tiles(Variant::F4, V_BYTES)),
     winograd("winograd-f4-tiles-2x", Algorithm::WinogradF4, |s| s.tiles(Variant::F4, 2 * V_BYTES)),
     winograd("winograd-f4-tiles-packed", Algorithm::WinogradF4, |s| s.passes(Variant::F4)),
     winograd("winograd-f4-panels", Algorithm::WinogradF4, |s| s.panels(Variant::F4, false)),
+    winograd("winograd-f4-copies", Algorithm::WinogradF4, |s| s.copies(Variant::F4)),
     winograd("winograd-f4-panels-widened", Algorithm::WinogradF4, |s| {
         s.widened(s.panels(Variant::F4, false)?)
     }),
@@ -193,6 +194,7 @@ const METHODS: &[Method] = &[
     winograd("winograd-f6-tiles", Algorithm::WinogradF6, |s| s.tiles(Variant::F6, V_BYTES)),
     winograd("winograd-f6-tiles-packed", Algorithm::WinogradF6, |s| s.passes(Variant::F6)),
     winograd("winograd-f6-panels", Algorithm::WinogradF6, |s| s.panels(Variant::F6, false)),
+    winograd("winograd-f6-copies", Algorithm::WinogradF6, |s| s.copies(Variant::F6)),
 ];
 
 const fn direct(name: &'static str, plan: fn(&Site) -> Option<Arrangement>) -> Method {
@@ -450,7 +452,8 @@ impl Site<'_> {
     /// Filters are transformed in every run: ready, they are t^2 / 9 times as many bytes, and all of them
     /// would come from memory. Where every member of a team has tiles enough to use them on, each
     /// transforms all filters for tiles of its own; else members share tiles, so that each filter is
-    /// transformed once. Only with many tiles and few channels do ready filters pay.
+    /// transformed once, and where they are few, each transforms all tiles, which costs less than to wait for
+    /// and read what another transformed. Only with many tiles and few channels do ready filters pay.
     fn rule_of_thumb(&self, algorithm: Algorithm) -> &'static Method {
         let Some(variant) = algorithm.variant() else {
             let widened = self.halves && !self.reads_halves();
@@ -468,11 +471,16 @@ impl Site<'_> {
             "-tiles"
         } else if self.members > 1 && own_tiles >= MIN_OWN_TILES {
             "-tiles-packed"
+        } else if self.members <= MAX_COPIES
+            && self.int8.is_none()
+            && self.copies(variant).is_some()
+        {
+            "-copies"
         } else {
             "-panels"
         };
         let wanted = |m: &&Method| m.name.strip_prefix(variant.name()) == Some(schedule);
-        METHODS.iter().find(wanted).expect("each tile has the three schedules")
+        METHODS.iter().find(wanted).expect("each tile has all schedules")
     }
 
     /// Whether direct convolution by rule of thumb reads weights in halves as they are: with few
@@ -512,10 +520,13 @@ impl Site<'_> {
     /// Winograd with tiles of each member's own and transformed filters, in blocks whose V takes up to
     /// `v_bytes`.
     fn tiles(&self, variant: Variant, v_bytes: usize) -> Option<Arrangement> {
-        let bytes_per_tile =
-            variant.nb_points() * self.src.nb_planes() * C_BLOCK * size_of::<f32>();
-        let block = (v_bytes / bytes_per_tile / MR * MR).max(MIN_TILES);
+        let block = (v_bytes / self.bytes_per_tile(variant) / MR * MR).max(MIN_TILES);
         self.winograd(variant, Schedule::Tiles(block), true)
+    }
+
+    /// Bytes of V of a tile.
+    fn bytes_per_tile(&self, variant: Variant) -> usize {
+        variant.nb_points() * self.src.nb_planes() * V_BLOCK_BYTES
     }
 
     /// Winograd with tiles of each member's own, in passes of enough of them to transform filters for.
@@ -526,6 +537,14 @@ impl Site<'_> {
     /// Winograd with panels of each member's own.
     fn panels(&self, variant: Variant, ready_filters: bool) -> Option<Arrangement> {
         self.winograd(variant, Schedule::Panels(PASS_TILES), ready_filters)
+    }
+
+    /// The same, and copies of the transformed input, where they fit each member's L2.
+    fn copies(&self, variant: Variant) -> Option<Arrangement> {
+        let tiles = nb_tiles(variant, &self.dst).min(PASS_TILES);
+        let v_bytes = self.bytes_per_tile(variant) * tiles;
+        let schedule = Schedule::Copies(PASS_TILES);
+        (v_bytes <= MAX_COPY_BYTES).then(|| self.winograd(variant, schedule, false)).flatten()
     }
 
     fn winograd(
@@ -583,6 +602,10 @@ const MAX_READY_CHANNELS: usize = 128;
 /// Fewest tiles of a member that has its own; see [`Site::rule_of_thumb`]. Transforming the filters
 /// then takes a fifteenth of the time.
 const MIN_OWN_TILES: usize = 40;
+/// Most members that each transform the whole input; see [`Site::copies`].
+const MAX_COPIES: usize = 2;
+/// Most bytes of V that a member has a copy of.
+const MAX_COPY_BYTES: usize = 1 << 20;
 /// Pixels up to which a pointwise convolution streams its weights; see [`Site::reads_halves`].
 const MAX_HALF_PIXELS: usize = 64;
 /// Bytes of V that a member's block of tiles may take: a quarter of the smallest L2 among target CPUs.

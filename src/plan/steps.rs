@@ -99,7 +99,7 @@ impl Choice {
     fn winograd(variant: Variant, kernel: &'static str, schedule: Schedule) -> Self {
         let split = match schedule {
             Schedule::Tiles(_) => "tiles",
-            Schedule::Panels(_) => "channels",
+            Schedule::Panels(_) | Schedule::Copies(_) => "channels",
         };
         Self { algorithm: variant.name(), kernel, split, groups: None }
     }
