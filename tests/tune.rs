@@ -122,7 +122,8 @@ fn int8_layers_are_measured_too_and_any_choice_keeps_their_bits() {
     let expected = logits(&mut untuned);
     let measured = table.layers.iter().flat_map(|l| &l.measured).map(|m| m.method.as_str());
     let methods: std::collections::BTreeSet<&str> = measured.collect();
-    for method in ["direct", "direct-int16", "direct-pixels", "winograd-f4-panels"] {
+    for method in ["direct", "direct-int16", "direct-split", "direct-pixels", "winograd-f4-panels"]
+    {
         assert!(methods.contains(method), "{methods:?}");
     }
     for method in methods {

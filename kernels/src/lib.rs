@@ -14,6 +14,7 @@ pub mod qconv;
 pub mod qconv16;
 pub mod qeltwise;
 pub mod qpool;
+pub mod qsplit;
 pub mod qwinograd;
 pub mod registry;
 pub mod requant;

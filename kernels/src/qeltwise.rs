@@ -2,7 +2,7 @@
 //!
 //! Plain loops that compilers vectorise for every target: they are bound by memory.
 
-use crate::requant::portable::rne;
+use crate::requant::portable::ROUND;
 
 /// How reals become u8: in steps, bounded, rounded to the nearest integer (ties to even), and
 /// shifted by the zero point.
@@ -19,7 +19,9 @@ impl Rounding {
     #[inline(always)]
     pub fn round(&self, steps: f32) -> u8 {
         let [min, max] = self.bounds;
-        (rne(steps.max(min).min(max)) as i32 + i32::from(self.zero_point)) as u8
+        // The sum's last byte is the integer's, which a conversion would only check for what the bounds exclude.
+        let rounded = (steps.max(min).min(max) + ROUND).to_bits();
+        (rounded as u8).wrapping_add(self.zero_point)
     }
 }
 
@@ -58,6 +60,29 @@ pub fn sum(a: Term<'_>, b: Option<Term<'_>>, to: Rounding, dst: &mut [u8]) {
             for (i, d) in dst.iter_mut().enumerate() {
                 *d = to.round(a.at(i));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_to_the_nearest_even_integer_within_bounds() {
+        for (min, zero_point, max) in
+            [(-255i16, 255u8, 0i16), (0, 0, 255), (-100, 128, 127), (5, 0, 5)]
+        {
+            let to = Rounding { bounds: [min.into(), max.into()], zero_point };
+            let steps = (-300 * 8..=300 * 8).map(|i| i as f32 / 8.0);
+            let near = steps.clone().flat_map(|v| [v.next_down(), v.next_up()]);
+            for v in steps.chain(near).chain([1e9, f32::MAX, f32::INFINITY, -1e-40]) {
+                for v in [v, -v] {
+                    let rounded = v.clamp(min.into(), max.into()).round_ties_even();
+                    assert_eq!(f32::from(to.round(v)), rounded + f32::from(zero_point), "{v}");
+                }
+            }
+            assert_eq!(i16::from(to.round(f32::NAN)), min + i16::from(zero_point));
         }
     }
 }

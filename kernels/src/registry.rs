@@ -3,7 +3,7 @@
 use half::f16;
 
 use crate::isa::Isa;
-use crate::{qconv, qconv16, qwinograd, sconv, winograd};
+use crate::{qconv, qconv16, qsplit, qwinograd, sconv, winograd};
 
 /// All `sconv` kernels, best last.
 pub const SCONV: &[sconv::Kernel] = &[
@@ -67,6 +67,19 @@ pub const QCONV16: &[qconv16::Kernel] = &[
 pub fn qconv16(isa: Isa) -> qconv16::Kernel {
     let fits = |k: &&qconv16::Kernel| k.isa <= isa && k.isa.is_available();
     *QCONV16.iter().rev().find(fits).expect("the portable kernel fits every tier")
+}
+
+/// All `qsplit` kernels, best last.
+pub const QSPLIT: &[qsplit::Kernel] = &[
+    qsplit::portable::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    qsplit::avx2::KERNEL,
+];
+
+/// The best `qsplit` kernel of a tier at most `isa`.
+pub fn qsplit(isa: Isa) -> qsplit::Kernel {
+    let fits = |k: &&qsplit::Kernel| k.isa <= isa && k.isa.is_available();
+    *QSPLIT.iter().rev().find(fits).expect("the portable kernel fits every tier")
 }
 
 /// All Winograd transforms, best last.

@@ -13,6 +13,7 @@ pub(crate) mod qconv;
 pub(crate) mod qconv16;
 pub(crate) mod qeltwise;
 pub(crate) mod qpool;
+pub(crate) mod qsplit;
 pub(crate) mod qsums;
 pub(crate) mod quads;
 pub(crate) mod qwinograd;
@@ -179,6 +180,13 @@ impl<'a> Worker<'a> {
     /// This member's share of `0..total`.
     pub(crate) fn share(&self, total: usize) -> std::ops::Range<usize> {
         crate::threads::share(total, self.member, self.count)
+    }
+
+    /// This member's share of `len` bytes: whole cache lines, but for the last.
+    pub(crate) fn share_lines(&self, len: usize) -> std::ops::Range<usize> {
+        const LINE: usize = 64;
+        let lines = self.share(len.div_ceil(LINE));
+        (lines.start * LINE).min(len)..(lines.end * LINE).min(len)
     }
 
     /// Address of element `offset`, for kernels on raw pointers; their arguments are checked when

@@ -16,6 +16,7 @@ use skipstone_kernels::pack::ConvGeometry;
 use skipstone_kernels::qconv::{Kernel, MR, PanelArgs, QUAD, QUAD_LEN, Strip, nb_quads};
 
 use super::conv::{Division, L2_BYTES, PixelTable, Split, WindowAttrs, Work};
+use super::qsplit::{Excesses, Parts};
 use super::qsums::Sums;
 use super::quads::{QUADS_PER_BLOCK, Quads, StripQuads, nb_sources};
 use super::{Act, Elements, Layout, Step, Worker, zero_frame};
@@ -66,6 +67,8 @@ pub(crate) struct QconvSpec {
     pub(crate) members: usize,
     /// How members divide the work; by [`Split::choose`] where absent.
     pub(crate) division: Option<Division>,
+    /// The source's two parts, if a step before makes them.
+    pub(crate) parts: Option<Parts>,
 }
 
 /// A planned int8 convolution.
@@ -76,6 +79,8 @@ pub(crate) struct QconvStep {
     split: Split,
     /// Pixels per block, a multiple of [`MR`].
     mc: usize,
+    /// For a source in two parts.
+    excesses: Option<Excesses>,
 }
 
 /// Offsets from a window's corner of everything a quad can read.
@@ -123,7 +128,9 @@ impl QconvStep {
         };
         let bytes_per_pixel = (src.bytes() as usize).div_ceil(nb_pixels);
         let mc = (L2_BYTES / bytes_per_pixel.max(1) / MR * MR).max(8 * MR);
-        Self { taps, split, mc, spec }
+        let excesses =
+            spec.parts.map(|parts| Excesses::new(parts, geometry, &spec.window, &spec.quads));
+        Self { taps, split, mc, excesses, spec }
     }
 
     /// How the work is divided.
@@ -163,7 +170,9 @@ impl QconvStep {
 
 impl Step for QconvStep {
     fn scratch_len(&self) -> usize {
-        if self.spec.quads.nb_chunks > 1 { self.mc * OC_PANEL } else { 0 }
+        let carried = self.spec.quads.nb_chunks > 1 || self.excesses.is_some();
+        let found = self.excesses.as_ref().map_or(0, |excesses| excesses.scratch_len(self.mc));
+        (if carried { self.mc * OC_PANEL } else { 0 }) + found
     }
 
     unsafe fn run(&self, worker: &Worker<'_>) {
@@ -176,22 +185,42 @@ impl Step for QconvStep {
         let partial = worker.scratch(self.scratch_len()).cast::<i32>();
         for start in pixels.clone().step_by(self.mc) {
             let block = start..(start + self.mc).min(pixels.end);
+            let src_pixels = &src.1[block.clone()];
+            // Which activations to sum over, and what to start from.
+            let (sources, found) = match &self.excesses {
+                None => (std::slice::from_ref(&src.0), None),
+                Some(excesses) => {
+                    let scratch = partial.wrapping_add(self.mc * OC_PANEL).cast();
+                    // SAFETY: the parts are of the step before; scratch memory has a place for this behind
+                    // the sums, and the next block is the next to use it.
+                    let found = unsafe { excesses.find(worker, src_pixels, scratch) };
+                    (excesses.sources(found.is_none()), found.map(|found| (excesses, found)))
+                }
+            };
+            let nb_runs = quads.nb_chunks * sources.len();
             for panel in panels.clone() {
                 let requant = spec.sums.requant(worker, panel);
-                for chunk in 0..quads.nb_chunks {
+                let bias = spec.sums.bias(panel);
+                if let Some((excesses, found)) = found {
+                    let sums = (partial, block.len());
+                    // SAFETY: it found them in this block; scratch memory starts with the sums.
+                    unsafe { excesses.add(found, (quads, panel), bias, sums) };
+                }
+                for run in 0..nb_runs {
+                    let (chunk, source) = (run / sources.len(), run % sources.len());
                     let args = PanelArgs {
-                        src: worker.arena_u8(src.0.base, 0),
-                        src_pixels: src.1[block.clone()].as_ptr(),
+                        src: worker.arena_u8(sources[source].base, 0),
+                        src_pixels: src_pixels.as_ptr(),
                         nb_pixels: block.len(),
                         strips: quads.strips(panel, chunk).each_ref().map(|s| self.strip(s)),
                         next_weights: self.next_weights(panel, chunk),
-                        bias: spec.sums.bias(panel).as_ptr(),
+                        bias: bias.as_ptr(),
                         requant,
                         dst_pixels: dst.1[block.clone()].as_ptr(),
                         res_pixels: spec.operands.res_pixels(block.start),
                         partial,
-                        first: chunk == 0,
-                        last: chunk + 1 == quads.nb_chunks,
+                        first: run == 0 && found.is_none(),
+                        last: run + 1 == nb_runs,
                     };
                     // SAFETY:
                     // - The plan took the kernel from the registry for an available tier.

@@ -12,6 +12,7 @@
 //!
 //! Sums are those of [`qconv`](super::qconv), to the bit.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use skipstone_kernels::layout::OC_PANEL;
@@ -68,14 +69,7 @@ struct WidenStep {
 
 impl Step for WidenStep {
     unsafe fn run(&self, worker: &Worker<'_>) {
-        // Whole lines, and pairs of them in the copy.
-        const LINE: usize = 64;
-        let len = self.src.len();
-        let lines = worker.share(len.div_ceil(LINE));
-        let (start, end) = (lines.start * LINE, (lines.end * LINE).min(len));
-        if start >= end {
-            return;
-        }
+        let Range { start, end } = worker.share_lines(self.src.len());
         let per_f32 = size_of::<f32>() / size_of::<i16>();
         // SAFETY: no member writes the source in this step; members have disjoint lines of the copy,
         // of which this is the only slice.

@@ -20,7 +20,7 @@ use super::Layout;
 use crate::tensor::AlignedBuf;
 
 /// Strips of a panel.
-const STRIPS: usize = OC_PANEL / HALF;
+pub(crate) const STRIPS: usize = OC_PANEL / HALF;
 /// Quads of a strip's k-chunk: with both strips, 16 KiB of weights stay in L1.
 const CHUNK_QUADS: usize = (16 << 10) / (STRIPS * QUAD_LEN);
 /// Strips of a sample.
@@ -49,7 +49,7 @@ pub(crate) struct StripQuads {
 /// Packed weights.
 #[derive(Debug)]
 pub(crate) struct Quads {
-    /// `[quad][8 oc][4]`, panels, then k-chunks, then strips one after the other.
+    /// `[quad][8 oc][4]`, panels, then k-chunks, then strips one after the other; behind them a quad of zeros.
     weights: AlignedBuf,
     /// What each quad reads: its place in [`Quads::sources`].
     pub(crate) sources: Vec<u32>,
@@ -124,9 +124,14 @@ impl Quads {
         &self.strips[panel * self.nb_chunks + chunk]
     }
 
-    /// All weights, from a panel's k-chunk on; [`QUAD_LEN`] for each quad.
+    /// All weights, [`QUAD_LEN`] for each quad.
     pub(crate) fn weights(&self) -> &[i8] {
         bytemuck::cast_slice(&self.weights)
+    }
+
+    /// The place of a quad whose weights are all zero.
+    pub(crate) fn zero_quad(&self) -> u32 {
+        self.sources.len() as u32
     }
 
     /// Bytes of the weights and of what places them.
@@ -246,8 +251,9 @@ impl Packed {
     }
 
     fn aligned(&self) -> AlignedBuf {
-        let mut buf = AlignedBuf::zeroed(self.weights.len() * QUAD_LEN / size_of::<f32>());
-        bytemuck::cast_slice_mut(&mut buf).copy_from_slice(self.weights.as_flattened());
+        let weights = self.weights.as_flattened();
+        let mut buf = AlignedBuf::zeroed((weights.len() + QUAD_LEN) / size_of::<f32>());
+        bytemuck::cast_slice_mut(&mut buf)[..weights.len()].copy_from_slice(weights);
         buf
     }
 }
@@ -438,6 +444,8 @@ mod tests {
         assert_eq!(packed.sources, [0, 1, 2, 3, 4, 5]);
         let of_channel_0: Vec<i8> =
             packed.weights().chunks(QUAD_LEN).flat_map(|quad| quad[..QUAD].to_vec()).collect();
+        let (of_channel_0, zeros) = of_channel_0.split_at(packed.zero_quad() as usize * QUAD);
+        assert_eq!(zeros, [0; QUAD]);
         let row = |first: i8| {
             let element = |e: i8| first + e % 3 * 6 + e / 3;
             (0..12).map(|e| if e < 9 { element(e) } else { 0 }).collect::<Vec<_>>()

@@ -23,7 +23,7 @@ use crate::model::Model;
 use crate::ops::conv::Division;
 use crate::ops::quads::{Packing, Quads};
 use crate::ops::winograd::{Schedule, V_BLOCK_BYTES, nb_tiles, shared_len};
-use crate::ops::{Act, Layout, qconv16};
+use crate::ops::{Act, Layout, qconv16, qsplit};
 use crate::threads::RuntimeReport;
 use crate::tune::{Layer, Table};
 
@@ -177,6 +177,7 @@ const METHODS: &[Method] = &[
     direct("direct-channels", |site| site.divided(Division::Channels)),
     direct("direct-widened", |site| site.widened(Arrangement::DIRECT)),
     direct("direct-int16", |site| site.int16()),
+    direct("direct-split", |site| site.split()),
     winograd("winograd-f2-tiles", Algorithm::WinogradF2, |s| s.tiles(Variant::F2, V_BYTES)),
     winograd("winograd-f2-tiles-packed", Algorithm::WinogradF2, |s| s.passes(Variant::F2)),
     winograd("winograd-f2-panels", Algorithm::WinogradF2, |s| s.panels(Variant::F2, false)),
@@ -227,8 +228,17 @@ pub(super) struct Arrangement {
     /// Whether weights that the file has in halves are widened when the plan is made, and not by the
     /// kernels as they load them.
     pub(super) widened: bool,
-    /// Direct convolution of int8: whether operands are widened to 16 bits, and not added in groups.
-    pub(super) int16: bool,
+    /// Direct convolution of int8: what is done to the source first.
+    pub(super) prepared: Option<Prepared>,
+}
+
+/// What is done to the source of a direct int8 convolution, in a step of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Prepared {
+    /// Widened to 16 bits, so that products need no groups.
+    Widened,
+    /// Split into two parts of half the range, of which groups hold more.
+    Split,
 }
 
 impl Arrangement {
@@ -238,7 +248,7 @@ impl Arrangement {
         shared_len: 0,
         division: None,
         widened: false,
-        int16: false,
+        prepared: None,
     };
 }
 
@@ -282,9 +292,10 @@ struct Site<'a> {
 struct Int8 {
     /// The Winograd variants whose integers hold the node's sums.
     certified: Vec<qwinograd::Variant>,
-    /// Whether direct convolution is faster on widened operands than by groups, as a sample of the
-    /// weights suggests.
-    widening_pays: bool,
+    /// What direct convolution is fastest on, as a sample of the weights suggests.
+    prepared: Option<Prepared>,
+    /// Whether the source may exceed half the range.
+    exceeds: bool,
 }
 
 /// What choices depend on.
@@ -408,7 +419,10 @@ impl Selector<'_> {
         };
         let geometry = self.model.geometry(weights)?;
         let oihw = LazyCell::new(|| self.model.row_major_i8(weights));
-        let max = self.graph.quantization_of(node.inputs[0]).map_or(u8::MAX, |q| q.max);
+        let (max, zero_point) = self
+            .graph
+            .quantization_of(node.inputs[0])
+            .map_or((u8::MAX, 0), |q| (q.max, q.zero_point));
         let mut certified_variants = qwinograd::Variant::ALL.to_vec();
         if fits_winograd(self.graph, &node.op, src) {
             let per_channel = oihw.len() / geometry.oc();
@@ -417,18 +431,29 @@ impl Selector<'_> {
         }
         let nb_pixels = dst.batch * dst.shape.h * dst.shape.w;
         // Of u7, groups hold so much that they are always faster.
-        let open = max > i8::MAX as u8
-            && nb_pixels >= MIN_INT16_PIXELS
+        let open = qsplit::exceeds(max)
+            && nb_pixels >= MIN_PREPARED_PIXELS
             && registry::qconv(self.runtime.isa, max).grouped
-            && fits_int16(geometry.groups(), src);
-        let widening_pays = open && {
+            && fits_prepared(geometry.groups(), src);
+        let prepared = open.then(|| {
             let packing = Packing { layout: src.layout, certified_max: Some(max) };
             let (groups, quads) = Quads::sample(geometry, packing, &oihw);
             let cost = groups.iter().zip(GROUP_COST).map(|(n, cost)| *n as f64 * cost);
             let nb_strips = geometry.oc().div_ceil(HALF) as f64;
-            cost.sum::<f64>() > quads as f64 * (INT16_COST + WIDENING_COST / nb_strips)
-        };
-        Some(Int8 { certified: certified_variants, widening_pays })
+            // Where zero is the smallest, as after a ReLU, few elements exceed half the range.
+            let (how, quad_cost) = match zero_point {
+                0 => (Prepared::Split, SPLIT_COST),
+                _ => (Prepared::Widened, INT16_COST),
+            };
+            let pays =
+                cost.sum::<f64>() > quads as f64 * (quad_cost + PREPARATION_COST / nb_strips);
+            pays.then_some(how)
+        });
+        Some(Int8 {
+            certified: certified_variants,
+            prepared: prepared.flatten(),
+            exceeds: qsplit::exceeds(max),
+        })
     }
 
     fn has_halves(&self, op: &Op) -> bool {
@@ -457,11 +482,11 @@ impl Site<'_> {
     fn rule_of_thumb(&self, algorithm: Algorithm) -> &'static Method {
         let Some(variant) = algorithm.variant() else {
             let widened = self.halves && !self.reads_halves();
-            let int16 = self.int8.as_ref().is_some_and(|int8| int8.widening_pays);
-            let name = match (widened, int16) {
-                (true, _) => "direct-widened",
-                (_, true) => "direct-int16",
-                _ => "direct",
+            let name = match self.int8.as_ref().and_then(|int8| int8.prepared) {
+                _ if widened => "direct-widened",
+                Some(Prepared::Widened) => "direct-int16",
+                Some(Prepared::Split) => "direct-split",
+                None => "direct",
             };
             return method(name).expect("the method exists");
         };
@@ -508,13 +533,27 @@ impl Site<'_> {
 
     /// Direct convolution of int8 on operands widened to 16 bits.
     fn int16(&self) -> Option<Arrangement> {
+        self.int8.as_ref()?;
+        self.prepared(Prepared::Widened, qconv16::shared_len(&self.src))
+    }
+
+    /// Direct convolution of int8 on a source in two parts.
+    fn split(&self) -> Option<Arrangement> {
+        self.int8.as_ref().filter(|int8| int8.exceeds)?;
+        self.prepared(Prepared::Split, qsplit::shared_len(&self.src))
+    }
+
+    fn prepared(&self, how: Prepared, shared_len: usize) -> Option<Arrangement> {
         let groups = match &self.node.op {
             Op::Conv(conv) => conv.groups,
             _ => 1,
         };
-        let fits = self.int8.is_some() && fits_int16(groups, &self.src);
-        let shared_len = qconv16::shared_len(&self.src);
-        fits.then_some(Arrangement { int16: true, shared_len, ..Arrangement::DIRECT })
+        let prepared = Some(how);
+        fits_prepared(groups, &self.src).then_some(Arrangement {
+            prepared,
+            shared_len,
+            ..Arrangement::DIRECT
+        })
     }
 
     /// Winograd with tiles of each member's own and transformed filters, in blocks whose V takes up to
@@ -563,8 +602,8 @@ impl Site<'_> {
     }
 }
 
-/// Whether `qconv16` can compute a convolution.
-fn fits_int16(groups: usize, src: &Act) -> bool {
+/// Whether the source of a direct int8 convolution can be prepared.
+fn fits_prepared(groups: usize, src: &Act) -> bool {
     groups == 1 && src.layout == Layout::Blocked
 }
 
@@ -589,12 +628,14 @@ const FASTEST: Algorithm = Algorithm::WinogradF4;
 /// it saves.
 const MIN_INT8_TILES: usize = 4;
 /// Times of a quad for a pixel: in a group of each of [`GROUPS`](skipstone_kernels::qconv::GROUPS), by the
-/// multiplications it takes; widened to 16 bits; and of widening the source, which all strips share.
+/// multiplications it takes; widened to 16 bits; of a source in two parts; and of preparing the source, which all
+/// strips share.
 const GROUP_COST: [f64; 3] = [0.625, 0.75, 1.0];
 const INT16_COST: f64 = 1.08;
-const WIDENING_COST: f64 = 0.6;
-/// Fewest pixels for which weights are widened.
-const MIN_INT16_PIXELS: usize = 32;
+const SPLIT_COST: f64 = 0.75;
+const PREPARATION_COST: f64 = 0.6;
+/// Fewest pixels for which the source is prepared.
+const MIN_PREPARED_PIXELS: usize = 32;
 /// Fewest tiles of a member, and most channels, for filters that are ready; see [`Site::rule_of_thumb`].
 const MIN_READY_TILES: usize = 96;
 /// See above.

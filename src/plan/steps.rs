@@ -13,7 +13,7 @@ use skipstone_kernels::winograd::{self as winograd_kernels, Variant};
 use skipstone_kernels::{registry, sconv};
 
 use super::layout::{self, weight_layout};
-use super::select::{self, Arrangement};
+use super::select::{self, Arrangement, Prepared};
 use super::shadows::Shadows;
 use super::{Acts, ChoiceSummary, StepSummary};
 use crate::graph::{
@@ -280,8 +280,12 @@ impl<'a> Builder<'a> {
                 };
                 Some((steps, input_step_name(variant)))
             }
-            _ => int8.as_ref().filter(|_| chosen.arrangement.int16).map(|(conv, window)| {
-                (self.qconv16((conv, *window), node, result, shared), "widen")
+            _ => int8.as_ref().zip(chosen.arrangement.prepared).map(|((conv, window), how)| {
+                let conv = (conv, *window);
+                match how {
+                    Prepared::Widened => (self.qconv16(conv, node, result, shared), "widen"),
+                    Prepared::Split => (self.qsplit(conv, node, result, shared), "split"),
+                }
             }),
         };
         if let Some(((steps, choice), input_step)) = prepared {
@@ -299,7 +303,8 @@ impl<'a> Builder<'a> {
         }
         let (step, choice): (Box<dyn Step>, Choice) = match &node.op {
             _ if let Some((conv, window)) = &int8 => {
-                self.qconv((conv, *window), node, result, chosen.arrangement.division)
+                let division = chosen.arrangement.division;
+                self.qconv((conv, *window), node, result, (division, None))
             }
             Op::Pool(_) | Op::GlobalAveragePool | Op::Add(_) | Op::Clamp(_)
                 if operands.iter().all(|act| act.elements != Elements::F32) =>

@@ -6,7 +6,7 @@ use super::{Dst, HALF, Requant};
 
 /// Adding it, and taking it away again, rounds an f32 of a smaller magnitude than 2^22 to an
 /// integer, ties to even: the sum has no bits below 1.
-const ROUND: f32 = 12_582_912.0;
+pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// `v` to the nearest integer, ties to even, for `|v| < 2^22`.
 #[inline(always)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use skipstone_kernels::pool::Window;
+use skipstone_kernels::qsplit;
 use skipstone_kernels::qwinograd;
 use skipstone_kernels::registry;
 use skipstone_kernels::winograd::Variant;
@@ -14,6 +15,7 @@ use crate::ops::qconv::{Operands, QconvSpec, QconvStep};
 use crate::ops::qconv16::{self, Qconv16Spec};
 use crate::ops::qeltwise::QsumStep;
 use crate::ops::qpool::{QmaxStep, QmeanStep};
+use crate::ops::qsplit::{Parts, SplitStep};
 use crate::ops::qsums::{Sums, SumsSpec};
 use crate::ops::quads::Packing;
 use crate::ops::qwinograd::{PackedFilters, Qwinograd};
@@ -22,18 +24,20 @@ use crate::ops::{Act, Layout, Step};
 use crate::plan::{layout, select};
 
 impl Builder<'_> {
-    /// An int8 convolution by groups of quads; a linear layer is one with a window of a pixel.
+    /// An int8 convolution by groups of quads; a linear layer is one with a window of a pixel. `parts`
+    /// are what the source is split into in a step before.
     pub(super) fn qconv(
         &mut self,
         (conv, window): (&Conv, WindowAttrs),
         node: &Node,
         (dst, quantization): (Act, Option<Quantization>),
-        division: Option<Division>,
+        (division, parts): (Option<Division>, Option<Parts>),
     ) -> (Box<dyn Step>, Choice) {
         let geometry = *self.model.geometry(conv.weights).expect("weights have a geometry");
         let src = self.operand(node, 0);
-        let kernel = registry::qconv(self.isa, src.1.max);
-        let certified_max = kernel.grouped.then_some(src.1.max);
+        let max = if parts.is_some() { qsplit::LOW_MAX } else { src.1.max };
+        let kernel = registry::qconv(self.isa, max);
+        let certified_max = kernel.grouped.then_some(max);
         let quads = self.model.quads(conv.weights, Packing { layout: src.0.layout, certified_max });
         if self.slice.index == 0 {
             self.built.repacked_bytes += quads.bytes();
@@ -49,10 +53,25 @@ impl Builder<'_> {
             operands: self.operands(conv, window, node, dst),
             members: self.members,
             division,
+            parts,
         });
         let algorithm = algorithm(src.0.layout, window);
         let split = step.split().name();
         (Box::new(step), Choice { algorithm, kernel: kernel.name, split, groups })
+    }
+
+    /// The same on a source that is split into two parts, in a step of its own.
+    pub(super) fn qsplit(
+        &mut self,
+        (conv, window): (&Conv, WindowAttrs),
+        node: &Node,
+        result: (Act, Option<Quantization>),
+        shared: usize,
+    ) -> (Vec<Box<dyn Step>>, Choice) {
+        let src = self.act(node.inputs[0]);
+        let parts = Parts::new(registry::qsplit(self.isa), src, shared);
+        let (step, choice) = self.qconv((conv, window), node, result, (None, Some(parts)));
+        (vec![Box::new(SplitStep { src, parts }), step], choice)
     }
 
     /// The same on operands that are widened to 16 bits, in a step of its own.
