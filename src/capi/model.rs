@@ -4,6 +4,8 @@ use std::ffi::{CString, c_char, c_void};
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::abi::{skipstone_tensor_info, write_array};
 use super::status::{Failure, Handle, Outcome, SKIPSTONE_ERROR_UNSUPPORTED, guard};
 use super::{SKIPSTONE_NATIVE, SKIPSTONE_NCHW, SKIPSTONE_NHWC, c_string, destroy, slot, with};
@@ -38,19 +40,16 @@ pub const SKIPSTONE_OPEN_VERIFY: u32 = 2;
 
 impl Opened {
     fn new(model: Model) -> Outcome<Self> {
-        let json = |e: serde_json::Error| {
-            Failure::from(Error::new(ErrorKind::Internal, format!("no JSON: {e}")))
-        };
         let (graph, names) = (model.graph(), |ports: &[Port]| {
             ports.iter().map(|port| c_string(&port.name)).collect()
         });
-        let recipe = model.recipe().map(serde_json::to_string).transpose().map_err(json)?;
+        let recipe = model.recipe().map(json).transpose()?;
         let texts = Texts {
             inputs: names(&graph.inputs),
             outputs: names(&graph.outputs),
             labels: model.labels().unwrap_or_default().iter().map(|l| c_string(l)).collect(),
             recipe: recipe.as_deref().map(c_string),
-            metadata: c_string(&serde_json::to_string(model.metadata()).map_err(json)?),
+            metadata: c_string(&json(model.metadata())?),
         };
         Ok(Self { model, texts: Arc::new(texts) })
     }
@@ -64,6 +63,12 @@ impl Opened {
     fn takes_u8(&self, port: &Port) -> bool {
         self.model.recipe().is_some_and(|recipe| recipe.channels.count() == port.shape.c)
     }
+}
+
+/// Writes JSON.
+pub(super) fn json(value: &impl Serialize) -> Outcome<String> {
+    serde_json::to_string(value)
+        .map_err(|e| Failure::from(Error::new(ErrorKind::Internal, format!("no JSON: {e}"))))
 }
 
 /// An element of a list, or an error that names it.

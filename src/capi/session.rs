@@ -5,14 +5,14 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde::Serialize;
 
 use super::abi::{
     self, read_array, skipstone_class, skipstone_input, skipstone_output, skipstone_stats,
     skipstone_tensor_info, skipstone_timing, write_array,
 };
 use super::classify::best_classes;
-use super::model::{Texts, at, info, skipstone_model};
+use super::model::{Texts, at, info, json, skipstone_model};
 use super::options::{settings, skipstone_options, skipstone_runtime};
 use super::status::{Failure, Handle, Outcome, SKIPSTONE_ERROR_CLOSED, guard, report};
 use super::{
@@ -142,41 +142,70 @@ pub unsafe extern "C" fn skipstone_session_report(
     let describe = |running: &Running| {
         // SAFETY: the caller's promise.
         let out = unsafe { slot("out", out) }?;
-        *out = running.report.get_or_init(|| c_string(&report_json(&running.session))).as_ptr();
+        let text = match running.report.get() {
+            Some(text) => text,
+            None => {
+                let text = c_string(&report_json(&running.session)?);
+                running.report.get_or_init(|| text)
+            }
+        };
+        *out = text.as_ptr();
         Ok(())
     };
     // SAFETY: the caller's promise.
     unsafe { on(session, describe) }
 }
 
-fn report_json(session: &Session) -> String {
+#[derive(Serialize)]
+struct Report<'a> {
+    hint: &'a str,
+    streams: usize,
+    threads_per_stream: usize,
+    threads_reason: &'a str,
+    isa: &'a str,
+    isa_reason: &'a str,
+    batch_sizes: &'a [usize],
+    max_queue: usize,
+    max_delay_us: u64,
+    memory_bytes: usize,
+    steps: Vec<Step<'a>>,
+}
+
+#[derive(Serialize)]
+struct Step<'a> {
+    name: &'a str,
+    op: &'a str,
+    output: String,
+    algorithm: &'a str,
+    kernel: &'a str,
+    split: &'a str,
+    macs: u64,
+}
+
+fn report_json(session: &Session) -> Outcome<String> {
     let report = session.report();
-    let steps = session.plan().steps.iter().map(|step| {
-        json!({
-            "name": step.name,
-            "op": step.op,
-            "output": step.output.to_string(),
-            "algorithm": step.algorithm,
-            "kernel": step.kernel,
-            "split": step.split,
-            "macs": step.macs,
-        })
+    let steps = session.plan().steps.iter().map(|step| Step {
+        name: &step.name,
+        op: step.op,
+        output: step.output.to_string(),
+        algorithm: step.algorithm,
+        kernel: step.kernel,
+        split: step.split,
+        macs: step.macs,
     });
-    let steps: Vec<_> = steps.collect();
-    json!({
-        "hint": report.hint.name(),
-        "streams": report.streams,
-        "threads_per_stream": report.runtime.threads,
-        "threads_reason": report.runtime.threads_reason,
-        "isa": report.runtime.isa.name(),
-        "isa_reason": report.runtime.isa_reason,
-        "batch_sizes": report.batch_sizes,
-        "max_queue": report.max_queue,
-        "max_delay_us": report.max_delay.as_micros() as u64,
-        "memory_bytes": report.memory_bytes,
-        "steps": steps,
+    json(&Report {
+        hint: report.hint.name(),
+        streams: report.streams,
+        threads_per_stream: report.runtime.threads,
+        threads_reason: &report.runtime.threads_reason,
+        isa: report.runtime.isa.name(),
+        isa_reason: &report.runtime.isa_reason,
+        batch_sizes: &report.batch_sizes,
+        max_queue: report.max_queue,
+        max_delay_us: report.max_delay.as_micros() as u64,
+        memory_bytes: report.memory_bytes,
+        steps: steps.collect(),
     })
-    .to_string()
 }
 
 /// Inputs as the session takes them.
