@@ -22,7 +22,7 @@ pub(crate) fn rne(v: f32) -> f32 {
 /// - 8 elements of the residual at `res_pixel + 8*half` are readable.
 /// - 8 elements of a u8 destination at `dst_pixel + 8*half`, or of an f32 destination at
 ///   `dst_pixel + half*block_stride`, are writable, and no other thread accesses them.
-#[inline(always)]
+#[inline(never)]
 pub unsafe fn store(
     q: &Requant,
     acc: [i32; HALF],
