@@ -173,13 +173,22 @@ impl<'a> Source<'a> {
 
     /// The quads that are not zero for all these output channels.
     fn quads_of(&self, channels: std::ops::Range<usize>) -> Vec<Quad> {
-        let nb = nb_sources(self.geometry, self.layout);
-        let quads = (0..nb).map(|source| {
+        let geometry = self.geometry;
+        let taps = self.taps();
+        let (icg, ocg) = (geometry.ic() / geometry.groups(), geometry.oc() / geometry.groups());
+        // Of each output channel: the first input channel of its group, and its weights.
+        let rows: Vec<(usize, &[i8])> = channels
+            .take_while(|o| *o < geometry.oc())
+            .map(|o| (o / ocg * icg, &self.oihw[o * icg * taps..][..icg * taps]))
+            .collect();
+        let quads = (0..nb_sources(geometry, self.layout)).map(|source| {
             let mut weights = [0; QUAD_LEN];
-            for (o, four) in channels.clone().zip(weights.chunks_exact_mut(QUAD)) {
-                if o < self.geometry.oc() {
-                    for (i, w) in four.iter_mut().enumerate() {
-                        *w = self.weight(o, source, i);
+            for i in 0..QUAD {
+                let Some((c, tap)) = self.place(source, i) else { continue };
+                for ((first, row), four) in rows.iter().zip(weights.chunks_exact_mut(QUAD)) {
+                    // The group's own channels; absent ones have no weights.
+                    if (*first..first + icg).contains(&c) {
+                        four[i] = row[(c - first) * taps + tap];
                     }
                 }
             }
@@ -188,29 +197,25 @@ impl<'a> Source<'a> {
         quads.filter(|q| q.weights != [0; QUAD_LEN]).collect()
     }
 
-    /// The weight of output channel `o` for byte `i` of a source quad.
-    fn weight(&self, o: usize, source: usize, i: usize) -> i8 {
-        let geometry = self.geometry;
-        let ([kh, kw], ic) = (geometry.kernel(), geometry.ic());
-        let (icg, ocg) = (ic / geometry.groups(), geometry.oc() / geometry.groups());
-        let (c, ky, kx) = match self.layout {
+    /// The input channel and the tap of byte `i` of a source quad, but for bytes past a row's end.
+    fn place(&self, source: usize, i: usize) -> Option<(usize, usize)> {
+        let ([_, kw], ic) = (self.geometry.kernel(), self.geometry.ic());
+        match self.layout {
             Layout::Blocked => {
-                let (tap, quad) = (source / QUADS_PER_BLOCK, source % QUADS_PER_BLOCK);
-                let block = tap / (kh * kw);
-                (block * C_BLOCK_U8 + quad * QUAD + i, tap / kw % kh, tap % kw)
+                let (pixel, quad) = (source / QUADS_PER_BLOCK, source % QUADS_PER_BLOCK);
+                let block = pixel / self.taps();
+                Some((block * C_BLOCK_U8 + quad * QUAD + i, pixel % self.taps()))
             }
             Layout::Interleaved => {
                 let per_row = (kw * ic).div_ceil(QUAD);
-                let element = source % per_row * QUAD + i;
-                (element % ic, source / per_row, element / ic)
+                let (ky, element) = (source / per_row, source % per_row * QUAD + i);
+                (element < kw * ic).then(|| (element % ic, ky * kw + element / ic))
             }
-        };
-        // The group's own channels; bytes past a row's end and absent channels have no weights.
-        let first = o / ocg * icg;
-        if c < first || c >= first + icg || kx >= kw {
-            return 0;
         }
-        self.oihw[((o * icg + c - first) * kh + ky) * kw + kx]
+    }
+
+    fn taps(&self) -> usize {
+        self.geometry.kernel().iter().product()
     }
 }
 
@@ -389,6 +394,19 @@ mod tests {
         (0..len).map(|_| (next() % 256 - 128) as i8 / [1, 2, 8][next() as usize % 3]).collect()
     }
 
+    /// What output channel `o` multiplies with byte `i` of a quad of blocks.
+    fn weight(geometry: &ConvGeometry, oihw: &[i8], o: usize, source: usize, i: usize) -> i32 {
+        let [kh, kw] = geometry.kernel();
+        let (icg, ocg) = (geometry.ic() / geometry.groups(), geometry.oc() / geometry.groups());
+        let (pixel, quad) = (source / QUADS_PER_BLOCK, source % QUADS_PER_BLOCK);
+        let c = pixel / (kh * kw) * C_BLOCK_U8 + quad * QUAD + i;
+        let [ky, kx] = [pixel / kw % kh, pixel % kw];
+        if o >= geometry.oc() || c / icg != o / ocg {
+            return 0;
+        }
+        i32::from(oihw[((o * icg + c % icg) * kh + ky) * kw + kx])
+    }
+
     #[test]
     fn groups_hold_the_certificate_and_add_up_to_the_weights() {
         for (oc, ic, kh, kw, groups) in
@@ -396,7 +414,6 @@ mod tests {
         {
             let geometry = ConvGeometry::new(oc, ic, kh, kw, groups).expect("valid");
             let oihw = weights(oc * ic / groups * kh * kw);
-            let source = Source::new(&geometry, Layout::Blocked, &oihw);
             for certified_max in [None, Some(127), Some(255)] {
                 let packing = Packing { layout: Layout::Blocked, certified_max };
                 let packed = Quads::pack(&geometry, packing, &oihw);
@@ -427,8 +444,7 @@ mod tests {
                 }
                 for (at, sums) in sums.iter().enumerate() {
                     let (o, at) = (at / nb_sources, at % nb_sources);
-                    let expected = |i| if o < oc { source.weight(o, at, i) } else { 0 };
-                    assert_eq!(*sums, std::array::from_fn(|i| i32::from(expected(i))));
+                    assert_eq!(*sums, std::array::from_fn(|i| weight(&geometry, &oihw, o, at, i)));
                 }
             }
         }
