@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use skipstone::ErrorKind;
-use skipstone::image::{Limits, decode, stored_size};
+use skipstone::image::{Image, Limits, decode, stored_size};
+use skipstone::{ErrorKind, Recipe};
 
 fn files() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images");
@@ -78,6 +78,18 @@ fn bombs_are_refused_at_the_header() {
         assert_eq!(error.kind(), ErrorKind::Format);
         assert!(error.to_string().contains("limit"), "{error}");
         assert!(start.elapsed().as_millis() < 100, "{error}");
+    }
+}
+
+/// A JPEG may leave its number of lines to a later marker.
+#[test]
+fn images_without_pixels_are_refused() {
+    let file = include_bytes!("images/hostile/no-lines.jpg");
+    let error = decode(file, &Limits::default()).unwrap_err();
+    assert_eq!(error.to_string(), "the image is 13133x0: it has no pixels");
+    for [width, height] in [[0, 7], [7, 0], [0, 0]] {
+        let error = Recipe::imagenet().prepare(&Image::new(width, height, 3, vec![])).unwrap_err();
+        assert_eq!(error.to_string(), format!("the image is {width}x{height}: it has no pixels"));
     }
 }
 

@@ -51,6 +51,9 @@ impl Default for Limits {
 
 impl Limits {
     fn check(&self, width: usize, height: usize) -> Result<()> {
+        if width == 0 || height == 0 {
+            return Err(Error::format(format!("the image is {width}x{height}: it has no pixels")));
+        }
         if width.max(height) > self.max_side || width * height > self.max_pixels {
             return Err(Error::format(format!(
                 "the image is {width}x{height}, over the limit of {} pixels per side or {} in all",

@@ -13,8 +13,14 @@ impl Recipe {
     /// Resizes, crops and reorders a decoded image: the network's input, still in 8-bit pixels.
     ///
     /// # Errors
-    /// A recipe whose result would be empty or over [`Limits::default`].
+    /// An image without pixels, or a recipe whose result would be empty or over [`Limits::default`].
     pub fn prepare(&self, image: &Image) -> Result<Image> {
+        if image.width == 0 || image.height == 0 {
+            return Err(Error::invalid(format!(
+                "the image is {}x{}: it has no pixels",
+                image.width, image.height
+            )));
+        }
         let image = match self.channels {
             ChannelOrder::Gray => Cow::Owned(luma(image)),
             ChannelOrder::Rgb | ChannelOrder::Bgr => Cow::Borrowed(image),
