@@ -5,6 +5,17 @@ use half::f16;
 use crate::isa::Isa;
 use crate::{qconv, qconv16, qsplit, qwinograd, sconv, winograd};
 
+/// The last kernel that has `wanted` and whose tier is at most `isa`, and available.
+fn best<K: Copy>(
+    kernels: &[K],
+    isa: Isa,
+    tier: impl Fn(&K) -> Isa,
+    wanted: impl Fn(&K) -> bool,
+) -> K {
+    let fits = |k: &&K| wanted(k) && tier(k) <= isa && tier(k).is_available();
+    *kernels.iter().rev().find(fits).expect("portable kernels fit every tier and wish")
+}
+
 /// All `sconv` kernels, best last.
 pub const SCONV: &[sconv::Kernel] = &[
     sconv::portable::KERNEL,
@@ -16,8 +27,7 @@ pub const SCONV: &[sconv::Kernel] = &[
 
 /// The best `sconv` kernel of a tier at most `isa`.
 pub fn sconv(isa: Isa) -> sconv::Kernel {
-    let fits = |k: &&sconv::Kernel| k.isa <= isa && k.isa.is_available();
-    *SCONV.iter().rev().find(fits).expect("the portable kernel fits every tier")
+    best(SCONV, isa, |k| k.isa, |_| true)
 }
 
 /// All `hconv` kernels, best last.
@@ -31,8 +41,7 @@ pub const HCONV: &[sconv::Kernel<f16>] = &[
 
 /// The best `hconv` kernel of a tier at most `isa`.
 pub fn hconv(isa: Isa) -> sconv::Kernel<f16> {
-    let fits = |k: &&sconv::Kernel<f16>| k.isa <= isa && k.isa.is_available();
-    *HCONV.iter().rev().find(fits).expect("the portable kernel fits every tier")
+    best(HCONV, isa, |k| k.isa, |_| true)
 }
 
 /// All `qconv` kernels, best last.
@@ -52,8 +61,7 @@ pub const QCONV: &[qconv::Kernel] = &[
 
 /// The best `qconv` kernel of a tier at most `isa` for activations up to `max`.
 pub fn qconv(isa: Isa, max: u8) -> qconv::Kernel {
-    let fits = |k: &&qconv::Kernel| k.isa <= isa && k.isa.is_available() && k.max >= max;
-    *QCONV.iter().rev().find(fits).expect("the portable kernel fits every tier and activation")
+    best(QCONV, isa, |k| k.isa, |k| k.max >= max)
 }
 
 /// All `qconv16` kernels, best last.
@@ -65,8 +73,7 @@ pub const QCONV16: &[qconv16::Kernel] = &[
 
 /// The best `qconv16` kernel of a tier at most `isa`.
 pub fn qconv16(isa: Isa) -> qconv16::Kernel {
-    let fits = |k: &&qconv16::Kernel| k.isa <= isa && k.isa.is_available();
-    *QCONV16.iter().rev().find(fits).expect("the portable kernel fits every tier")
+    best(QCONV16, isa, |k| k.isa, |_| true)
 }
 
 /// All `qsplit` kernels, best last.
@@ -78,8 +85,7 @@ pub const QSPLIT: &[qsplit::Kernel] = &[
 
 /// The best `qsplit` kernel of a tier at most `isa`.
 pub fn qsplit(isa: Isa) -> qsplit::Kernel {
-    let fits = |k: &&qsplit::Kernel| k.isa <= isa && k.isa.is_available();
-    *QSPLIT.iter().rev().find(fits).expect("the portable kernel fits every tier")
+    best(QSPLIT, isa, |k| k.isa, |_| true)
 }
 
 /// All Winograd transforms, best last.
@@ -103,8 +109,7 @@ pub const WINOGRAD: &[winograd::Kernel] = &[
 
 /// The best Winograd transforms of a variant, of a tier at most `isa`.
 pub fn winograd(variant: winograd::Variant, isa: Isa) -> winograd::Kernel {
-    let fits = |k: &&winograd::Kernel| k.variant == variant && k.isa <= isa && k.isa.is_available();
-    *WINOGRAD.iter().rev().find(fits).expect("the portable kernels fit every tier")
+    best(WINOGRAD, isa, |k| k.isa, |k| k.variant == variant)
 }
 
 /// All integer Winograd transforms, best last.
@@ -123,7 +128,5 @@ pub const QWINOGRAD: &[qwinograd::Kernel] = &[
 
 /// The best integer Winograd transforms of a variant, of a tier at most `isa`.
 pub fn qwinograd(variant: qwinograd::Variant, isa: Isa) -> qwinograd::Kernel {
-    let fits =
-        |k: &&qwinograd::Kernel| k.variant == variant && k.isa <= isa && k.isa.is_available();
-    *QWINOGRAD.iter().rev().find(fits).expect("the portable kernels fit every tier")
+    best(QWINOGRAD, isa, |k| k.isa, |k| k.variant == variant)
 }
