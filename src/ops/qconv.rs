@@ -13,12 +13,14 @@ use std::sync::Arc;
 
 use skipstone_kernels::layout::OC_PANEL;
 use skipstone_kernels::pack::ConvGeometry;
-use skipstone_kernels::qconv::{Kernel, MR, PanelArgs, QUAD, QUAD_LEN, Strip, nb_quads};
+use skipstone_kernels::qconv::{
+    Kernel, MR, PanelArgs, QUAD, QUAD_LEN, QUADS_PER_BLOCK, Strip, nb_quads,
+};
 
 use super::conv::{Division, L2_BYTES, PixelTable, Split, WindowAttrs, Work};
 use super::qsplit::{Excesses, Parts};
 use super::qsums::Sums;
-use super::quads::{QUADS_PER_BLOCK, Quads, StripQuads, nb_sources};
+use super::quads::{Quads, StripQuads, nb_sources};
 use super::{Act, Elements, Layout, Step, Worker, zero_frame};
 
 /// Multiply-accumulates in int8 that take as long as moving a byte, roughly.

@@ -14,11 +14,11 @@
 
 use skipstone_kernels::layout::OC_PANEL;
 use skipstone_kernels::pack::ConvGeometry;
-use skipstone_kernels::qconv::nb_quads;
+use skipstone_kernels::qconv::{QUADS_PER_BLOCK, nb_quads};
 use skipstone_kernels::qsplit::{AddArgs, Excess, Kernel, LOW_MAX, Windows};
 
 use super::conv::{WindowAttrs, tap_table};
-use super::quads::{QUADS_PER_BLOCK, Quads, STRIPS};
+use super::quads::{Quads, STRIPS};
 use super::{Act, Layout, Step, Worker};
 
 /// The share of a block's quads that are many, as 1 in this: then a second run of the micro-kernel over all

@@ -13,7 +13,7 @@
 
 use skipstone_kernels::layout::{C_BLOCK_U8, OC_PANEL};
 use skipstone_kernels::pack::ConvGeometry;
-use skipstone_kernels::qconv::{GROUPS, QUAD, QUAD_LEN};
+use skipstone_kernels::qconv::{GROUPS, QUAD, QUAD_LEN, QUADS_PER_BLOCK};
 use skipstone_kernels::requant::HALF;
 
 use super::Layout;
@@ -218,9 +218,6 @@ impl<'a> Source<'a> {
         self.geometry.kernel().iter().product()
     }
 }
-
-/// Quads of a pixel's block of channels.
-pub(crate) const QUADS_PER_BLOCK: usize = C_BLOCK_U8 / QUAD;
 
 /// Quads of a window of the source. In blocks: `[block][ky][kx][quad]`; of an interleaved image
 /// `[ky][quad of the row]`.

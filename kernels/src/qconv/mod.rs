@@ -37,11 +37,13 @@ pub mod neon_i8mm;
 pub mod portable;
 
 use crate::isa::Isa;
-use crate::layout::OC_PANEL;
+use crate::layout::{C_BLOCK_U8, OC_PANEL};
 use crate::requant::{BeforeAdd, Dst, HALF, Requant, Residual};
 
 /// Consecutive source bytes of a quad.
 pub const QUAD: usize = 4;
+/// Quads of a pixel's block of channels.
+pub const QUADS_PER_BLOCK: usize = C_BLOCK_U8 / QUAD;
 /// Weights of a quad: for 8 output channels.
 pub const QUAD_LEN: usize = QUAD * HALF;
 /// Tallest register tile, in pixels.

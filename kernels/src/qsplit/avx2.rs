@@ -4,10 +4,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{AddArgs, Excess, Kernel, QUADS_PER_BLOCK, Windows, parts};
+use super::{AddArgs, Excess, Kernel, Windows, parts};
 use crate::isa::Isa;
 use crate::layout::OC_PANEL;
-use crate::qconv::{QUAD, QUAD_LEN};
+use crate::qconv::{QUAD, QUAD_LEN, QUADS_PER_BLOCK};
 use crate::requant::HALF;
 
 /// The registry entry.

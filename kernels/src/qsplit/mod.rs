@@ -25,8 +25,6 @@ use crate::qconv::{QUAD, QUAD_LEN};
 
 /// The largest element of either part.
 pub const LOW_MAX: u8 = 128;
-/// Quads of a pixel's block of channels.
-const QUADS_PER_BLOCK: usize = C_BLOCK_U8 / QUAD;
 
 /// A quad of `high` that is not zero.
 #[repr(C)]

@@ -1,9 +1,9 @@
 //! `qsplit` for any CPU.
 
-use super::{AddArgs, Excess, Kernel, QUADS_PER_BLOCK, Windows, parts};
+use super::{AddArgs, Excess, Kernel, Windows, parts};
 use crate::isa::Isa;
 use crate::layout::{C_BLOCK_U8 as C_BLOCK, OC_PANEL};
-use crate::qconv::{QUAD, QUAD_LEN};
+use crate::qconv::{QUAD, QUAD_LEN, QUADS_PER_BLOCK};
 use crate::requant::HALF;
 
 /// The registry entry.
