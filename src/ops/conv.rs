@@ -225,6 +225,11 @@ pub(super) fn blocks(pixels: Range<usize>, block: usize) -> impl Iterator<Item =
     })
 }
 
+/// Pixels of the longest of the [`blocks`] of all parts.
+pub(super) fn longest_block(parts: impl Iterator<Item = Range<usize>>, block: usize) -> usize {
+    parts.flat_map(|pixels| blocks(pixels, block)).map(|block| block.len()).max().unwrap_or(0)
+}
+
 /// An element type of weights for arithmetic in f32.
 pub(crate) trait WeightType: Copy + Send + Sync + 'static {
     /// What keeps them.
@@ -302,6 +307,8 @@ pub(crate) struct ConvStep<W: WeightType> {
     split: Split,
     /// About how many pixels a block has; see [`blocks`].
     block: usize,
+    /// Elements for the sums of a block, where they are carried from chunk to chunk.
+    partial_len: usize,
 }
 
 impl<W: WeightType> Segment<W> {
@@ -381,20 +388,14 @@ impl<W: WeightType> ConvStep<W> {
             let starts = (0..taps.len()).step_by(kc);
             chunks.extend(starts.map(|t| Chunk { segment, taps: t..(t + kc).min(taps.len()) }));
         }
-        Self { taps, chunks, bias, split, block, spec }
+        let parts = (0..spec.members).map(|m| split.part(m, (nb_pixels, MR), nb_panels).0);
+        let carried = if chunks.len() > 1 { longest_block(parts, block) } else { 0 };
+        Self { taps, chunks, bias, split, block, partial_len: carried * OC_PANEL, spec }
     }
 
     /// How the work is divided.
     pub(crate) fn split(&self) -> Split {
         self.split
-    }
-
-    /// A member's blocks of pixels, and its panels.
-    fn blocks(&self, member: usize) -> (impl Iterator<Item = Range<usize>>, Range<usize>) {
-        let nb_panels = self.bias.len() / OC_PANEL;
-        let nb_pixels = self.spec.dst_pixels.len();
-        let (pixels, panels) = self.split.part(member, (nb_pixels, MR), nb_panels);
-        (blocks(pixels, self.block), panels)
     }
 
     /// The weights of one chunk of a panel.
@@ -408,9 +409,7 @@ impl<W: WeightType> ConvStep<W> {
 
 impl<W: WeightType> Step for ConvStep<W> {
     fn scratch_len(&self) -> usize {
-        let longest = (0..self.spec.members).flat_map(|member| self.blocks(member).0);
-        let longest = longest.map(|block| block.len()).max().unwrap_or(0);
-        if self.chunks.len() > 1 { longest * OC_PANEL } else { 0 }
+        self.partial_len
     }
 
     unsafe fn run(&self, worker: &Worker<'_>) {
@@ -419,10 +418,11 @@ impl<W: WeightType> Step for ConvStep<W> {
         // SAFETY: this step writes `dst`, and its frame only here.
         unsafe { zero_frame(worker, dst) };
         let nb_panels = self.bias.len() / OC_PANEL;
-        let (blocks, panels) = self.blocks(worker.member);
-        let partial = worker.scratch(self.scratch_len());
+        let (pixels, panels) =
+            self.split.part(worker.member, (spec.dst_pixels.len(), MR), nb_panels);
+        let partial = worker.scratch(self.partial_len);
         let residual = spec.residual.as_ref().zip(spec.res_pixels.as_ref());
-        for block in blocks {
+        for block in blocks(pixels, self.block) {
             for panel in panels.clone() {
                 // Blocks of 8 channels that exist in the last panel.
                 let nb_blocks = (dst.nb_planes() - 2 * panel).min(2);

@@ -43,7 +43,7 @@ use skipstone_kernels::winograd::{
     FilterArgs, InputArgs, MultiplyArgs, Tile, Variant, point_stride,
 };
 
-use super::conv::{Split, WindowAttrs, Work, blocks};
+use super::conv::{Split, WindowAttrs, Work, blocks, longest_block};
 use super::{Act, Layout, Step, Worker, zero_frame};
 use crate::threads::share;
 
@@ -230,8 +230,7 @@ impl<A: Arithmetic> Winograd<A> {
         }
         let tiles = tiles(variant, &place);
         let longest = |parts: usize, block| {
-            let own = (0..parts).map(|part| share(tiles.len(), part, parts));
-            own.flat_map(|own| blocks(own, block)).map(|b| b.len()).max().unwrap_or(0)
+            longest_block((0..parts).map(|part| share(tiles.len(), part, parts)), block)
         };
         let block = match place.schedule {
             // Blocks are whole register tiles, so one may be that much larger.
