@@ -180,6 +180,7 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
                 fetch();
             }
             if TAP > 0 {
+                const { assert!(TAP.is_multiple_of(UNROLLED_STEPS)) };
                 for _ in 0..TAP / UNROLLED_STEPS {
                     for k in 0..UNROLLED_STEPS {
                         if line_per_step {
