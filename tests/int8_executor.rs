@@ -3,17 +3,13 @@
 
 mod common;
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
-use common::quantized::{nb_quantized, quantized};
+use common::quantized::{choices, nb_quantized, quantized};
 use common::{Rng, bits, packed};
 use skipstone::graph::{
     AxisOrder, Clamp, Conv, Data, Linear, Network, Node, Op, Pad, Pool, PoolKind, Port,
     Quantization, Shape, Slice, ValueId, reference,
 };
-use skipstone::tune::{self, Key, Layer, Table, Tables};
-use skipstone::{Executor, ExecutorOptions, Isa, Model, Runtime};
+use skipstone::{Executor, ExecutorOptions, Isa, Runtime};
 
 /// Runs `network` on all tiers, batches and thread counts by all methods, and compares the bits with the
 /// reference.
@@ -33,8 +29,8 @@ fn check(network: &Network) {
         for isa in Isa::ALL.iter().copied().filter(|isa| isa.is_available()) {
             let runtime = Runtime::builder().threads(threads).isa(isa).build().expect("starts");
             let options = ExecutorOptions { batch, ..Default::default() };
-            for tables in choices(&model, &runtime, &options) {
-                let name = format!("{} ({isa}, batch {batch}, {tables:?})", network.graph.name);
+            for (method, tables) in choices(&model, &runtime, &options) {
+                let name = format!("{} ({isa}, batch {batch}, {method})", network.graph.name);
                 let options = ExecutorOptions { tables, ..options.clone() };
                 let mut executor = Executor::new(&runtime, &model, &options).expect("plans");
                 // Twice: a second run must not see what the first left behind.
@@ -53,19 +49,6 @@ fn check(network: &Network) {
             }
         }
     }
-}
-
-/// The rule of thumb's choices; and each method, for all layers that can have it.
-fn choices(model: &Model, runtime: &Runtime, options: &ExecutorOptions) -> Vec<Tables> {
-    let layers = tune::candidates(model, runtime, options).expect("plans");
-    let methods: BTreeSet<&str> = layers.iter().flat_map(|l| l.methods.iter().copied()).collect();
-    let table = |method: &str| {
-        let able = layers.iter().filter(|l| l.methods.contains(&method));
-        let layer = |node| Layer { node, method: method.to_owned(), measured: Vec::new() };
-        let key = Key::of(model.graph(), runtime.report(), options);
-        Tables::Given(Arc::new(Table { key, layers: able.map(|l| layer(l.node)).collect() }))
-    };
-    [Tables::Ignore].into_iter().chain(methods.into_iter().map(table)).collect()
 }
 
 /// A network under construction.

@@ -4,14 +4,12 @@
 
 mod common;
 
-use std::sync::Arc;
-
 use common::guarded::Placement;
+use common::quantized::choices;
 use common::{Rng, packed};
 use skipstone::graph::{
     AxisOrder, Conv, Network, Node, Op, Pad, Port, Quantization, Shape, ValueId, reference,
 };
-use skipstone::tune::{self, Key, Layer, Table, Tables};
 use skipstone::{Executor, ExecutorOptions, Isa, Runtime};
 use skipstone_kernels::qconv::{QUAD, QUAD_LEN};
 use skipstone_kernels::qsplit::{Excess, Kernel, LOW_MAX, Windows};
@@ -165,16 +163,9 @@ fn check(network: &Network, pixel: impl Fn(usize) -> u8) -> Vec<f32> {
         for threads in [1, 2] {
             let runtime = Runtime::builder().threads(threads).isa(isa).build().expect("starts");
             let options = ExecutorOptions { batch, ..Default::default() };
-            let candidates = tune::candidates(&model, &runtime, &options).expect("plans").remove(0);
-            assert!(candidates.methods.contains(&"direct-split"));
-            for method in candidates.methods {
-                let key = Key::of(model.graph(), runtime.report(), &options);
-                let layer = Layer {
-                    node: candidates.node,
-                    method: method.to_owned(),
-                    measured: Vec::new(),
-                };
-                let tables = Tables::Given(Arc::new(Table { key, layers: vec![layer] }));
+            let choices = choices(&model, &runtime, &options);
+            assert!(choices.iter().any(|(method, _)| *method == "direct-split"));
+            for (method, tables) in choices {
                 let options = ExecutorOptions { tables, ..options.clone() };
                 let mut executor = Executor::new(&runtime, &model, &options).expect("plans");
                 executor.run(&[&input]).expect("runs");

@@ -1,7 +1,12 @@
 //! Networks in int8, with ranges from one random image: good enough to compare and to time, not to
 //! classify.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use skipstone::graph::{AxisOrder, ConstId, Data, Graph, Network, Op, Port, Quantization, ValueId};
+use skipstone::tune::{self, Key, Layer, Table, Tables};
+use skipstone::{ExecutorOptions, Model, Runtime};
 
 use super::{Rng, executor, packed};
 
@@ -99,4 +104,23 @@ fn quantize_bias(network: &mut Network, id: ConstId, input_scale: f32, scales: &
 /// How many values of a graph are stored in u8.
 pub(crate) fn nb_quantized(graph: &Graph) -> usize {
     graph.quantization.iter().flatten().count()
+}
+
+/// The rule of thumb's choices; and each method by name, for all layers that can have it.
+pub(crate) fn choices(
+    model: &Model,
+    runtime: &Runtime,
+    options: &ExecutorOptions,
+) -> Vec<(&'static str, Tables)> {
+    let layers = tune::candidates(model, runtime, options).expect("plans");
+    let methods: BTreeSet<_> = layers.iter().flat_map(|l| l.methods.iter().copied()).collect();
+    let table = |method: &'static str| {
+        let able = layers.iter().filter(|l| l.methods.contains(&method));
+        let layer = |node| Layer { node, method: method.to_owned(), measured: Vec::new() };
+        let key = Key::of(model.graph(), runtime.report(), options);
+        let table = Table { key, layers: able.map(|l| layer(l.node)).collect() };
+        (method, Tables::Given(Arc::new(table)))
+    };
+    let thumb = ("rule of thumb", Tables::Ignore);
+    [thumb].into_iter().chain(methods.into_iter().map(table)).collect()
 }
