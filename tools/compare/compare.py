@@ -18,10 +18,10 @@ both per image. Ratios are ours / theirs: below 1 means that skipstone is faster
 --dtype int8 compares quantized networks: skipstone's from its own quantizer, and from the very file that ONNX Runtime
 quantized; ONNX Runtime's, OpenVINO's and DeepSparse's from the files that quantize_peers.py makes with their tools, all
 calibrated with the same images. skipstone's f32 is measured along with them. Logits are compared with its f32 logits, and
-those of the imported file with ONNX Runtime's. (NM_ARCH does not reach DeepSparse's integer kernels: its AVX2 row is as
-fast as the other.)
+those of the imported file with ONNX Runtime's.
 
-Where the CPU has AVX-512, which skipstone does not use yet, the peers that can be held to AVX2 have a second row.
+Where the CPU has AVX-512, which skipstone does not use yet, each peer has a second row in which it takes the CPU for one
+without it (hold.py; needs a C compiler and objdump).
 
 --realtime runs the measured bursts with real-time priority (root, or CAP_SYS_NICE), for machines that are busy.
 """
@@ -51,8 +51,6 @@ from runtimes import (
 TOLERANCES = {"f32": 1e-3, "int8": 0.3}
 # Of skipstone's import of ONNX Runtime's int8 file to ONNX Runtime's own logits.
 IMPORT_TOLERANCE = 0.02
-# What holds peers to AVX2 where that can be done.
-CAPS = {"openvino": {"ONEDNN_MAX_CPU_ISA": "AVX2"}, "deepsparse": {"NM_ARCH": "avx2"}}
 
 
 # ---- the machine
@@ -96,7 +94,7 @@ def measure_peak(threads: int, scratch: pathlib.Path, realtime: bool) -> dict | 
 # ---- one case
 
 
-def case(network: Network, threads: int, batch: int, peers: list[str], avx512: bool, arguments,
+def case(network: Network, threads: int, batch: int, peers: list[str], held: dict[str, dict], arguments,
          scratch: pathlib.Path) -> dict:
     reference = scratch / "f32.npy"
     Skipstone(FLOAT, network.packed, network, threads, batch, arguments).logits(reference)
@@ -119,7 +117,7 @@ def case(network: Network, threads: int, batch: int, peers: list[str], avx512: b
             print(f"{name}: {error}", flush=True)
             continue
         for label, file in files.items():
-            for cap in [None, *([CAPS[name]] if avx512 and name in CAPS else [])]:
+            for cap in [None, *([held[name]] if name in held else [])]:
                 peer = Peer(name, label, file, cap, network, threads, batch, arguments)
                 try:
                     peer.start()
@@ -331,11 +329,17 @@ def main() -> int:
                 record["limits"][str(threads)] = limit
                 print(f"limits of {threads} thread{'s' if threads > 1 else ''}: {limit['gmacs_per_s']:.1f} GMAC/s in "
                       f"AVX2 registers, {limit['gbytes_per_s']:.1f} GB/s from memory", flush=True)
+        held = {}
+        for name in peers if avx512 else []:
+            try:
+                held[name] = environments.hold(name, scratch)
+            except RuntimeError as error:
+                print(f"no row of {name} with AVX2: {error}")
         for model in models:
             network = Network(model, arguments.size, arguments.dtype, scratch, environments)
             for batch in arguments.batch:
                 for threads in arguments.threads:
-                    result = case(network, threads, batch, peers, avx512, arguments, scratch)
+                    result = case(network, threads, batch, peers, held, arguments, scratch)
                     record["cases"].append(result)
                     show(result)
                     best = result["ratios"]["min_ms"].get("best")

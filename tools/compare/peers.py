@@ -12,6 +12,7 @@ once, tells when it had them, and ends. `peers.py NAME --version` tells the vers
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.metadata
 import json
 import os
@@ -206,6 +207,14 @@ PEERS = {
 }
 
 
+def cpuid_answers() -> int | None:
+    """How often avx2_only.c has told this process what the CPU can; None where it is not loaded."""
+    try:
+        return ctypes.c_uint.in_dll(ctypes.CDLL(None), "avx2_only_answers").value
+    except ValueError:
+        return None
+
+
 def set_priority(realtime: bool) -> None:
     """Of all threads of this process, those that the runtime made included."""
     for thread in os.listdir("/proc/self/task"):
@@ -249,7 +258,7 @@ def main() -> None:
         # The monotonic clock is the machine's: the parent subtracts its own reading from before the process started.
         answer(first_at=time.monotonic())
         return
-    answer(loaded=loaded)
+    answer(loaded=loaded, cpuid_answers=cpuid_answers())
     for line in sys.stdin:
         command = json.loads(line)
         if "logits" in command:

@@ -20,6 +20,9 @@ import tempfile
 import time
 import venv
 
+import hold
+import peers
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 REALTIME = ["chrt", "-f", "5"]
@@ -28,6 +31,8 @@ REALTIME = ["chrt", "-f", "5"]
 PEERS = ["onnxruntime", "openvino", "ncnn", "mnn", "deepsparse"]
 # Those that compute in int8 what was trained in float.
 INT8_PEERS = ["onnxruntime", "openvino", "deepsparse"]
+# The settings that some of them have against AVX-512; each is held to AVX2 in the way of hold.py besides.
+CAPS = {"openvino": {"ONEDNN_MAX_CPU_ISA": "AVX2"}, "deepsparse": {"NM_ARCH": "avx2"}}
 # Images that int8 files are calibrated with.
 CALIBRATION = 32
 
@@ -77,6 +82,7 @@ class Environments:
 
     def __init__(self, directory: pathlib.Path | None, wanted: list[str], dtype: str):
         self.missing: dict[str, str] = {}
+        self.directory = directory
         if directory is None:
             self.main = self.apart = pathlib.Path(sys.executable)
             for name in wanted:
@@ -127,6 +133,16 @@ class Environments:
 
     def python(self, peer: str) -> pathlib.Path:
         return self.apart if peer == "deepsparse" else self.main
+
+    def hold(self, peer: str, scratch: pathlib.Path) -> dict[str, str]:
+        """The environment variables that hold a peer to AVX2; RuntimeError if that cannot be done here."""
+        (site,) = self.python(peer).parent.parent.glob("lib/python*/site-packages")
+        package, directory = peers.PEERS[peer].package, self.directory or scratch
+        shim, held = hold.files(package, directory)
+        if not held.exists():
+            print(f"holding a copy of {package} to AVX2", flush=True)
+        quiet([sys.executable, str(HERE / "hold.py"), str(site), package, str(directory)])
+        return CAPS.get(peer, {}) | {"LD_PRELOAD": str(shim), "PYTHONPATH": str(held)}
 
 
 # ---- the runtimes
@@ -276,7 +292,10 @@ class Peer:
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                         stderr=self.errors, env=self.environment)
-        self.about = self.answer()["loaded"]
+        loaded = self.answer()
+        self.about = loaded["loaded"]
+        if self.cap and not loaded["cpuid_answers"]:
+            raise RuntimeError(f"{self.label} never asked what the CPU can: it is not held to AVX2")
 
     def answer(self) -> dict:
         line = self.process.stdout.readline()
