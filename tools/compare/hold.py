@@ -18,15 +18,20 @@ HERE = pathlib.Path(__file__).resolve().parent
 CPUID, TRAP = b"\x0f\xa2", b"\xcc\x90"
 
 
-def files(package: str, directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+def installed(site: pathlib.Path, package: str) -> importlib.metadata.Distribution:
+    (distribution,) = importlib.metadata.distributions(name=package, path=[str(site)])
+    return distribution
+
+
+def files(site: pathlib.Path, package: str, directory: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     """The library to preload, and the copy of the package."""
-    return directory / "avx2_only.so", directory / f"held-{package}"
+    return directory / "avx2_only.so", directory / f"held-{package}-{installed(site, package).version}"
 
 
 def make(site: pathlib.Path, package: str, directory: pathlib.Path) -> None:
     """Make those of `files` that are not there; RuntimeError or OSError if there is no compiler or disassembler, or no
     `cpuid` in the package."""
-    shim, held = files(package, directory)
+    shim, held = files(site, package, directory)
     if not shim.exists():
         output(["cc", "-O2", "-Wall", "-shared", "-fPIC", str(HERE / "avx2_only.c"), "-o", str(shim)])
     if not held.exists():
@@ -38,9 +43,8 @@ def make(site: pathlib.Path, package: str, directory: pathlib.Path) -> None:
 
 def copy(site: pathlib.Path, package: str, to: pathlib.Path) -> None:
     """The files of an installed distribution, the `cpuid` instructions of its libraries trapping."""
-    (distribution,) = importlib.metadata.distributions(name=package, path=[str(site)])
     replaced = 0
-    for file in distribution.files or []:
+    for file in installed(site, package).files or []:
         source, target = site / file, to / file
         if file.parts[0] == ".." or not source.is_file():
             continue

@@ -141,7 +141,7 @@ class Environments:
         """The environment variables that hold a peer to AVX2; RuntimeError if that cannot be done here."""
         (site,) = self.python(peer).parent.parent.glob("lib/python*/site-packages")
         package, directory = peers.PEERS[peer].package, self.directory or scratch
-        shim, held = hold.files(package, directory)
+        shim, held = hold.files(site, package, directory)
         if not held.exists():
             print(f"holding a copy of {package} to AVX2", flush=True)
         quiet([sys.executable, str(HERE / "hold.py"), str(site), package, str(directory)])
