@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -31,6 +32,17 @@ def split_cpus():
     return set(cpus[:-1] or cpus), set(cpus[-1:])
 
 
+@contextmanager
+def on(cpus):
+    """Processes that are started inside run on `cpus`, if any are given."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus or own)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
+
+
 class Server:
     """`skipstone serve`, ready; ends it at the end, and expects exit code 0. Runs on `cpus`, if given."""
 
@@ -45,11 +57,8 @@ class Server:
 
     def start(self, port, command, cpus=None, **settings):
         self.port, self.address = port, f"127.0.0.1:{port}"
-        own = os.sched_getaffinity(0)
-        # A child starts where its parent is.
-        os.sched_setaffinity(0, cpus or own)
-        self.process = subprocess.Popen(command, **settings)
-        os.sched_setaffinity(0, own)
+        with on(cpus):
+            self.process = subprocess.Popen(command, **settings)
 
     def get(self, path):
         """The body of a GET, or None if nobody answers with 200."""
