@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 
 
 class Lost(Exception):
@@ -108,22 +108,27 @@ async def closed_loop(port, request, clients, goes_on):
 
 
 async def open_loop(port, request, rate, seconds):
-    """So many requests a second, each on a connection of its own, whatever becomes of the others."""
-    tally, start, pending = Tally(), time.monotonic(), set()
+    """So many requests a second, whatever becomes of the others: every second one on a connection of its own, as
+    new clients come, the others on connections that are kept, as a balancer does."""
+    tally, start, pending, free = Tally(), time.monotonic(), set(), deque()
 
-    async def one():
+    async def one(keep):
         sent = time.monotonic()
         try:
-            connection = await Connection.open(port)
+            # In turns, so that none is idle for so long that the server closes it.
+            connection = free.popleft() if keep and free else await Connection.open(port)
             status, _ = await connection.request(request)
             tally.note(status, time.monotonic() - sent)
-            connection.close()
+            if keep and connection.is_open:
+                free.append(connection)
+            else:
+                connection.close()
         except Lost as error:
             tally.note_lost(error)
 
     for i in range(int(rate * seconds)):
         await asyncio.sleep(max(0, start + i / rate - time.monotonic()))
-        task = asyncio.create_task(one())
+        task = asyncio.create_task(one(keep=i % 2 == 1))
         pending.add(task)
         task.add_done_callback(pending.discard)
     tally.seconds = time.monotonic() - start
@@ -131,6 +136,8 @@ async def open_loop(port, request, rate, seconds):
     in_time = tally.statuses[200]
     if pending:
         await asyncio.wait(pending)
+    for connection in free:
+        connection.close()
     return tally, in_time / tally.seconds
 
 

@@ -4,6 +4,7 @@
     python tools/server/compare.py target/release/skipstone resnet50.onnx
 
 All serve the same network, to the same client, in turns: images as f32 in binary bodies, one per request.
+With --apart the clients have the last CPU for themselves, so that their work is not taken for a server's.
 Prints requests per second: the median of the rounds, and the ratio to ours. The two servers must give
 the same logits. Needs `pip install -r tools/server/requirements-compare.txt`.
 """
@@ -21,10 +22,9 @@ from pathlib import Path
 
 import numpy as np
 from client import Connection, closed_loop, during, post
-from serving import CALM, Server, free_port
+from serving import CALM, Server, free_port, on, split_cpus
 
 HERE = Path(__file__).parent
-THREADS = len(os.sched_getaffinity(0))
 
 
 class Peer(Server):
@@ -34,11 +34,12 @@ class Peer(Server):
     # uvicorn cleans up, and then lets the signal have its way.
     clean = {0, -signal.SIGTERM}
 
-    def __init__(self, model, streams):
-        environment = {"PEER_MODEL": model, "PEER_STREAMS": str(streams), "PEER_THREADS": str(THREADS)}
+    def __init__(self, args, streams):
+        threads = str(len(args.cpus))
+        environment = {"PEER_MODEL": args.model, "PEER_STREAMS": str(streams), "PEER_THREADS": threads}
         port = free_port()
         command = [sys.executable, "-m", "uvicorn", "peer:app", "--port", str(port), "--log-level", "warning"]
-        self.start(port, command, cwd=HERE, env={**os.environ, **environment})
+        self.start(port, command, args.cpus, cwd=HERE, env={**os.environ, **environment})
 
 
 def infer_request(server, image):
@@ -72,14 +73,14 @@ async def load(server, request, args):
 
 def ours(args, hint, image, logits):
     options = ["--model", f"m={args.packed}", "--hint", hint, "--max-queue", "64"]
-    with Server(args.binary, *options, *CALM) as server:
+    with Server(args.binary, *options, *CALM, cpus=args.cpus) as server:
         request = infer_request(server, image)
         logits["ours"] = asyncio.run(answer(server.port, request, args.outputs))
         return asyncio.run(load(server, request, args))
 
 
 def theirs(args, streams, image, logits):
-    with Peer(args.model, streams) as server:
+    with Peer(args, streams) as server:
         request = post("/infer", image.tobytes())
         logits["theirs"] = asyncio.run(answer(server.port, request, args.outputs))
         return asyncio.run(load(server, request, args))
@@ -88,7 +89,9 @@ def theirs(args, streams, image, logits):
 def library(args):
     command = [args.binary, "bench", args.packed, "--scenario", "offline", "--json", "--num-runs", "1",
                "--min-secs", str(args.seconds)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["metric"]["value"]
+    with on(args.cpus):
+        found = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    return json.loads(found)["metric"]["value"]
 
 
 def image_len(ports):
@@ -104,11 +107,17 @@ def parse():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--clients", type=int, default=8, help="each with one request at a time")
+    parser.add_argument("--apart", action="store_true", help="give the clients a CPU of their own")
     return parser.parse_args()
 
 
 def main():
     args = parse()
+    args.cpus = os.sched_getaffinity(0)
+    if args.apart:
+        args.cpus, own = split_cpus()
+        os.sched_setaffinity(0, own)
+    streams = len(args.cpus)
     with tempfile.TemporaryDirectory() as folder:
         args.packed = f"{folder}/model.skip"
         subprocess.run([args.binary, "convert", "--quiet", args.model, "-o", args.packed], check=True,
@@ -122,8 +131,8 @@ def main():
             "skipstone serve --hint throughput": lambda: ours(args, "throughput", image, logits),
             "skipstone serve --hint latency": lambda: ours(args, "latency", image, logits),
             "the library alone (bench --scenario offline)": lambda: library(args),
-            "FastAPI, one request at a time": lambda: theirs(args, 1, image, logits),
-            f"FastAPI, {THREADS} requests at a time": lambda: theirs(args, THREADS, image, logits),
+            "FastAPI, 1 request at a time": lambda: theirs(args, 1, image, logits),
+            f"FastAPI, {streams} request{'s' * (streams > 1)} at a time": lambda: theirs(args, streams, image, logits),
         }
         for _ in range(args.rounds):
             for name, run in runs.items():

@@ -1,9 +1,11 @@
 """A server under test."""
 
 import http.client
+import os
 import socket
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -23,21 +25,40 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def split_cpus():
+    """CPUs for a server, and another for its clients, so that neither takes the other's time. Where there
+    is but one, they share it."""
+    cpus = sorted(os.sched_getaffinity(0))
+    return set(cpus[:-1] or cpus), set(cpus[-1:])
+
+
+@contextmanager
+def on(cpus):
+    """Processes that are started inside run on `cpus`, if any are given."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus or own)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
+
+
 class Server:
-    """`skipstone serve`, ready; ends it at the end, and expects exit code 0."""
+    """`skipstone serve`, ready; ends it at the end, and expects exit code 0. Runs on `cpus`, if given."""
 
     # Answers 200 when it is ready.
     ready = "/v2/health/ready"
     patience = PATIENCE
     clean = {0}
 
-    def __init__(self, binary, *options):
+    def __init__(self, binary, *options, cpus=None):
         port = free_port()
-        self.start(port, [binary, "serve", "--listen", f"127.0.0.1:{port}", *options])
+        self.start(port, [binary, "serve", "--listen", f"127.0.0.1:{port}", *options], cpus)
 
-    def start(self, port, command, **settings):
+    def start(self, port, command, cpus=None, **settings):
         self.port, self.address = port, f"127.0.0.1:{port}"
-        self.process = subprocess.Popen(command, **settings)
+        with on(cpus):
+            self.process = subprocess.Popen(command, **settings)
 
     def get(self, path):
         """The body of a GET, or None if nobody answers with 200."""

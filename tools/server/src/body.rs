@@ -47,7 +47,7 @@ pub(crate) async fn receive(
     budget: &Budget,
 ) -> ApiResult<Received> {
     let share = admit(headers, limits, budget);
-    let (share, body) = discard_if_err(share, body, limits)?;
+    let (share, body) = discard_if_err(share, headers, body, limits)?;
     let bytes =
         timeout(limits.body_timeout, collect(headers, body, limits)).await.map_err(|_| {
             let message = format!("the body took longer than {:?}", limits.body_timeout);
@@ -91,14 +91,18 @@ async fn collect(headers: &HeaderMap, mut body: Body, limits: &Limits) -> ApiRes
     Ok(all.freeze())
 }
 
-/// Gives the body back with what was asked for, or has it read and dropped if that is an error.
+/// Gives the body back with what was asked for. If that is an error, has the body read and dropped, so
+/// that the connection can go on; or not even sent, if the client waits for leave (`Expect: 100-continue`).
 pub(crate) fn discard_if_err<T>(
     result: ApiResult<T>,
+    headers: &HeaderMap,
     body: Body,
     limits: &Limits,
 ) -> ApiResult<(T, Body)> {
     match result {
         Ok(value) => Ok((value, body)),
+        // Reading would give the leave. Whether the body comes all the same cannot be known.
+        Err(error) if headers.contains_key(header::EXPECT) => Err(error.closing()),
         Err(error) => {
             discard(body, limits);
             Err(error)

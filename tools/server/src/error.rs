@@ -10,13 +10,16 @@ use serde_json::json;
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     pub(crate) message: String,
+    /// Whether the connection ends with the answer: the rest of the request may come later, or never.
+    closes: bool,
 }
 
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        let closes = status == StatusCode::REQUEST_TIMEOUT;
+        Self { status, message: message.into(), closes }
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -40,6 +43,12 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
+    /// Has the connection closed after the answer.
+    #[must_use]
+    pub(crate) fn closing(self) -> Self {
+        Self { closes: true, ..self }
+    }
+
     /// Says which tensor, image or field the error is about.
     #[must_use]
     pub(crate) fn about(mut self, what: impl std::fmt::Display) -> Self {
@@ -55,8 +64,7 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if self.status == StatusCode::REQUEST_TIMEOUT {
-            // The rest of the request may still be under way.
+        if self.closes {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -107,6 +107,7 @@ pub(crate) async fn infer(
         response.map_err(|_| ApiError::deadline())?.map_err(refused)?;
     if images <= timing.batch {
         model.run.took(timing.computed);
+        model.image.took(timing.computed / timing.batch.max(1) as u32);
     }
     let stages =
         Stages { decode, queue: timing.queued, compute: timing.computed, ..Stages::default() };

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::http::StatusCode;
@@ -41,7 +42,7 @@ pub struct Execution {
     /// Images that may wait; four times what can run, if absent.
     pub max_queue: Option<usize>,
     /// How long an image waits for others to fill a batch.
-    pub max_delay: std::time::Duration,
+    pub max_delay: Duration,
     /// Which rounding errors may be traded for time.
     pub numerics: Numerics,
     /// Whether weights are read from the file as they are used, instead of a copy.
@@ -66,6 +67,8 @@ pub(crate) struct Served {
     pub(crate) stats: Arc<ModelStats>,
     /// A run, whatever its batch.
     pub(crate) run: Lately,
+    /// A run's share of one image.
+    pub(crate) image: Lately,
     /// Images that wait or run; requests that find none left are refused.
     places: Arc<Semaphore>,
     pub(crate) capacity: usize,
@@ -103,6 +106,7 @@ impl Served {
             scores: Scores::of(model.graph()),
             stats: Arc::clone(stats),
             run: Lately::default(),
+            image: Lately::default(),
             places: Arc::new(Semaphore::new(capacity)),
             capacity,
             session,
@@ -134,6 +138,22 @@ impl Served {
         let full = || ApiError::overloaded(format!("the queue of model '{}' is full", self.name));
         let places = Arc::clone(&self.places);
         places.try_acquire_many_owned(images as u32).map_err(|_| full())
+    }
+
+    /// Refuses, before work is spent on it, what would wait until its deadline. An idle server refuses
+    /// nothing, so that a slow run is soon forgotten.
+    ///
+    /// # Errors
+    /// 503.
+    pub(crate) fn expect_in_time(&self, deadline: Instant) -> ApiResult<()> {
+        let streams = self.session.report().streams as u32;
+        let wait = self.image.time() * self.busy_places() as u32 / streams;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if ends_in_time(wait, self.run.time(), left) {
+            return Ok(());
+        }
+        let message = format!("the queue of model '{}' is longer than the deadline", self.name);
+        Err(ApiError::overloaded(message))
     }
 
     /// The one input, for requests that are images.
@@ -245,6 +265,12 @@ impl Served {
         }
         Ok(image)
     }
+}
+
+/// Whether what must wait behind images that take `wait` is worth a start when `left` is left of its time.
+/// What waits for one run at most always is.
+fn ends_in_time(wait: Duration, run: Duration, left: Duration) -> bool {
+    wait <= run.max(left)
 }
 
 /// Refuses by the header what is no image or has too many pixels.
@@ -388,4 +414,17 @@ fn self_test(session: &Session) -> skipstone::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_queues_are_refused_and_idle_servers_refuse_nothing() {
+        let ms = Duration::from_millis;
+        assert!(ends_in_time(ms(1900), ms(300), ms(2000)));
+        assert!(!ends_in_time(ms(2100), ms(300), ms(2000)));
+        assert!(ends_in_time(ms(5000), ms(5000), ms(2000)));
+    }
 }

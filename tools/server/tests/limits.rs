@@ -142,3 +142,29 @@ fn what_is_late_is_not_run() {
     client.post("/v2/models/tiny/infer", request).refused(504);
     server.stop().unwrap();
 }
+
+#[test]
+fn a_refused_client_that_waits_for_leave_sends_no_body() {
+    let folder = Folder::new("expect");
+    let server = Running::start(settings(&folder));
+    let photo = image("420.jpg");
+    let head = |model: &str| {
+        let len = photo.len();
+        format!(
+            "POST /v1/classify?model={model} HTTP/1.1\r\nHost: x\r\nContent-Length: {len}\r\n\
+             Expect: 100-continue\r\n\r\n"
+        )
+    };
+    let mut refused = server.client();
+    refused.write(head("none").as_bytes());
+    let answer = refused.receive().unwrap();
+    assert_eq!(answer.headers["connection"], "close");
+    answer.refused(404);
+    assert!(refused.is_closed_within(common::PATIENCE), "a connection stayed open");
+    let mut welcome = server.client();
+    welcome.write(head("tiny").as_bytes());
+    assert_eq!(welcome.receive().unwrap().status, 100);
+    welcome.write(&photo);
+    welcome.receive().unwrap().ok();
+    server.stop().unwrap();
+}

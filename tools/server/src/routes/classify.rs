@@ -62,7 +62,7 @@ pub(super) async fn classify(
         parameters.map_err(|e| ApiError::bad_request(e.body_text())).and_then(|Query(asked)| {
             Ok((choose(&app, asked.model.as_deref())?, asked.topk.unwrap_or(DEFAULT_TOPK)))
         });
-    let ((model, topk), body) = discard_if_err(chosen, body, &app.limits)?;
+    let ((model, topk), body) = discard_if_err(chosen, &headers, body, &app.limits)?;
     let mut record = Record::new(&app, &model, started);
     let answer = answer(&app, &model, &mut record, headers, body, topk).await;
     answer.inspect_err(|error| record.failed(error))
@@ -85,9 +85,13 @@ async fn answer(
     body: Body,
     topk: usize,
 ) -> ApiResult<Response> {
-    let place = model.reserve(1).and_then(|place| Ok((place, requested_timeout(&headers)?)));
-    let ((place, timeout), body) = discard_if_err(place, body, &app.limits)?;
-    let deadline = deadline(app, record.started, timeout);
+    // Before the body is read: a full server spends nothing on what it will not run.
+    let admitted = model.reserve(1).and_then(|place| {
+        let deadline = deadline(app, record.started, requested_timeout(&headers)?);
+        model.expect_in_time(deadline)?;
+        Ok((place, deadline))
+    });
+    let ((place, deadline), body) = discard_if_err(admitted, &headers, body, &app.limits)?;
     let body = receive(&headers, body, &app.limits, &app.budget).await?;
     let decode_started = Instant::now();
     let prepared = {

@@ -29,7 +29,7 @@ pub(super) async fn infer(
 ) -> ApiResult<Response> {
     let started = Instant::now();
     let model = app.model(&path.model, path.version.as_deref());
-    let (model, body) = discard_if_err(model, body, &app.limits)?;
+    let (model, body) = discard_if_err(model, &headers, body, &app.limits)?;
     let mut record = Record::new(&app, &model, started);
     let answer = answer(&app, &model, &mut record, headers, body).await;
     answer.inspect_err(|error| record.failed(error))
@@ -42,14 +42,20 @@ async fn answer(
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
-    // Before the body is read: a full server spends nothing on what it will not run.
-    let place = model.reserve(1).and_then(|place| Ok((place, requested_timeout(&headers)?)));
-    let ((place, header_timeout), body) = discard_if_err(place, body, &app.limits)?;
+    // Before the body is read, which may ask for a deadline of its own.
+    let admitted = model.reserve(1).and_then(|place| {
+        let timeout = requested_timeout(&headers)?;
+        let latest = timeout.unwrap_or(app.limits.max_deadline);
+        model.expect_in_time(deadline(app, record.started, Some(latest)))?;
+        Ok((place, timeout))
+    });
+    let ((place, header_timeout), body) = discard_if_err(admitted, &headers, body, &app.limits)?;
     let body = receive(&headers, body, &app.limits, &app.budget).await?;
     let decode_started = Instant::now();
     let request = Request::parse(&body.bytes, json_len(&headers)?)?;
-    let timeout = request.timeout_us.map(Duration::from_micros).or(header_timeout);
-    let deadline = deadline(app, record.started, timeout);
+    let timeouts = [request.timeout_us.map(Duration::from_micros), header_timeout];
+    let deadline = deadline(app, record.started, timeouts.into_iter().flatten().min());
+    model.expect_in_time(deadline)?;
     let images = model.count_images(&request.inputs)?;
     check_outputs(&request, model)?;
     let mut places = vec![place];
