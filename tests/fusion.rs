@@ -1,5 +1,7 @@
 //! Simplification keeps what a network computes, and leaves the nodes it should.
 
+#![cfg(feature = "import")]
+
 mod common;
 
 use common::Rng;

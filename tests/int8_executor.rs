@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::quantized::{choices, nb_quantized, quantized};
-use common::{Rng, bits, packed};
+use common::quantized::choices;
+use common::{Rng, packed};
 use skipstone::graph::{
     AxisOrder, Clamp, Conv, Data, Linear, Network, Node, Op, Pad, Pool, PoolKind, Port,
     Quantization, Shape, Slice, ValueId, reference,
@@ -315,7 +315,8 @@ fn operators_without_integers_see_reals() {
 #[cfg(feature = "import")]
 mod networks {
     use super::*;
-    use common::{executor, synth_network};
+    use common::quantized::{nb_quantized, quantized};
+    use common::{bits, executor, synth_network};
 
     #[test]
     fn small_networks_equal_the_reference() {

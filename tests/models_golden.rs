@@ -2,6 +2,8 @@
 //!
 //! `tests/golden/cases.tsv` lists the cases; `tools/golden/make.py` made it and the outputs.
 
+#![cfg(feature = "import")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! A network that this library quantizes: what is stored in 8 bits, and how near its results are.
 
+#![cfg(feature = "import")]
+
 mod common;
 
 use common::{Rng, bits, executor, synth_network};

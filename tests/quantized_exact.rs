@@ -1,6 +1,8 @@
 //! Networks that other tools quantized compute what ONNX Runtime computes from the same file, with
 //! the file's own scales and zero points.
 
+#![cfg(feature = "import")]
+
 use std::fs;
 use std::path::Path;
 

@@ -1,6 +1,8 @@
 //! ONNX graphs built here, one per operator variant and per reason to refuse one. What is imported
 //! runs on the reference interpreter, before and after fusion.
 
+#![cfg(feature = "import")]
+
 mod constants;
 mod graph;
 mod hostile;
