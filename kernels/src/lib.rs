@@ -4,6 +4,7 @@
 //! hot kernel family has one folder, each instruction set one file in it, and [`registry`] lists
 //! them all; plans, tests and benches iterate that list.
 
+mod arrays;
 pub mod eltwise;
 pub mod fpenv;
 pub mod isa;

@@ -8,9 +8,9 @@
 //! 3. A tile's two strips follow each other, so the second finds the source in L1.
 //! 4. The first tiles prefetch the next weights into L2, a line per group.
 
+use crate::arrays::from_fn;
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::array::from_fn;
 
 use super::{Kernel, PanelArgs, QUAD_LEN, Strip, row_tiles};
 use crate::isa::Isa;

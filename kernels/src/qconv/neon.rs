@@ -11,8 +11,8 @@
 //!
 //! The tile and its loop are those of all NEON tiers, which differ in a quad's [`Arithmetic`].
 
+use crate::arrays::{from_fn, map};
 use std::arch::aarch64::*;
-use std::array::from_fn;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::{Kernel, PanelArgs, QUAD_LEN, Strip, row_tiles};
@@ -79,7 +79,7 @@ impl Arithmetic for Widen {
         // SAFETY: the caller's.
         unsafe {
             let int8x8x4_t(a, b, c, d) = vld4_s8(weights);
-            [a, b, c, d].map(|w| vmovl_s8(w))
+            map([a, b, c, d], |w| vmovl_s8(w))
         }
     }
     #[inline(always)]
@@ -170,7 +170,7 @@ unsafe fn tile<A: Arithmetic, const ROWS: usize>(
             from_fn(|r| load(partial.add(r * OC_PANEL)))
         };
         for r in 0..ROWS {
-            acc[r] = [0, 1].map(|i| vaddq_s32(acc[r][i], lacking[i]));
+            acc[r] = map([0, 1], |i| vaddq_s32(acc[r][i], lacking[i]));
         }
         // By value: what has an address would be stored before every fence.
         acc = add_strip::<A, ROWS>(acc, &rows, &args.strips[half]);

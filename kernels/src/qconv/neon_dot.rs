@@ -10,6 +10,7 @@ use std::arch::asm;
 
 use super::neon::{Arithmetic, panel};
 use super::{Kernel, QUAD_LEN, Strip};
+use crate::arrays::map;
 use crate::isa::Isa;
 use crate::requant::neon::Half;
 
@@ -68,7 +69,7 @@ impl<const OFFSET: bool> Arithmetic for Sdot<OFFSET> {
                     acc = Self::add::<0>(acc, w, x);
                 }
             }
-            acc.map(|acc| vnegq_s32(acc))
+            map(acc, |acc| vnegq_s32(acc))
         }
     }
 }

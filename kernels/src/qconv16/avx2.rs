@@ -6,9 +6,9 @@
 //! 2. Tiles are as even as possible (`row_tiles`), never thin.
 //! 3. The first tile prefetches the next packed weights into L2.
 
+use crate::arrays::{from_fn, map};
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::array::from_fn;
 
 use super::{Kernel, PanelArgs, TAP_LEN};
 use crate::isa::Isa;
@@ -76,7 +76,7 @@ unsafe fn tile<const ROWS: usize, const FETCH: bool>(args: &PanelArgs, m: usize)
             from_fn(|r| args.src.add(*args.src_pixels.add(m + r) as usize));
         let partial = args.partial.wrapping_add(m * OC_PANEL);
         let mut acc: [[__m256i; 2]; ROWS] = if args.first {
-            [[0, HALF].map(|at| _mm256_loadu_si256(args.bias.add(at).cast())); ROWS]
+            [map([0, HALF], |at| _mm256_loadu_si256(args.bias.add(at).cast())); ROWS]
         } else {
             let carried = |r: usize, at| _mm256_load_si256(partial.add(r * OC_PANEL + at).cast());
             from_fn(|r| [carried(r, 0), carried(r, HALF)])
@@ -92,7 +92,7 @@ unsafe fn tile<const ROWS: usize, const FETCH: bool>(args: &PanelArgs, m: usize)
             }
             let tap = *args.taps.add(t) as usize;
             for k in 0..C_BLOCK / 2 {
-                let w = [0, HALF].map(|o| _mm256_load_si256(weights.add(k * PAIR + 2 * o).cast()));
+                let w = map([0, HALF], |o| _mm256_load_si256(weights.add(k * PAIR + 2 * o).cast()));
                 for r in 0..ROWS {
                     acc[r] = add_pair(acc[r], rows[r], 2 * tap + 4 * k, w);
                 }

@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::{AddArgs, Excess, Kernel, Windows, parts};
+use crate::arrays::map;
 use crate::isa::Isa;
 use crate::layout::OC_PANEL;
 use crate::qconv::{QUAD, QUAD_LEN, QUADS_PER_BLOCK};
@@ -61,7 +62,7 @@ unsafe fn find(windows: &Windows<'_>, found: &mut [Excess]) -> Option<usize> {
 unsafe fn add(args: &AddArgs) {
     // SAFETY: every offset is one that the contract covers.
     unsafe {
-        let bias = [0, HALF].map(|at| _mm256_loadu_si256(args.bias.add(at).cast()));
+        let bias = map([0, HALF], |at| _mm256_loadu_si256(args.bias.add(at).cast()));
         for m in 0..args.nb_pixels {
             for (half, bias) in bias.into_iter().enumerate() {
                 _mm256_store_si256(args.partial.add(m * OC_PANEL + half * HALF).cast(), bias);

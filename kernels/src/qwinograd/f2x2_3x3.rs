@@ -5,7 +5,7 @@
 use super::Variant;
 use super::tiles::{Sink, Source, Transform};
 use super::vector::{Longs, Words};
-use crate::winograd::from_fn;
+use crate::arrays::{from_fn, map};
 
 /// Rows of an output and of an input tile.
 const M: usize = Variant::F2.m();
@@ -47,7 +47,7 @@ impl Transform for F2x2 {
         unsafe {
             let columns: [[V; T]; 3] = from_fn(|j| filter_1d(from_fn(|i| g.get(i, j))));
             for p in 0..T {
-                u.put(p, filter_1d(columns.map(|c| c[p])));
+                u.put(p, filter_1d(map(columns, |c| c[p])));
             }
         }
     }
@@ -68,8 +68,8 @@ impl Transform for F2x2 {
         // SAFETY: the caller's.
         unsafe {
             let rows: [[V; M]; T] = from_fn(|j| output_1d(from_fn(|i| m.get(i, j))));
-            y.put(0, output_1d(rows.map(|r| r[0])));
-            y.put(1, output_1d(rows.map(|r| r[1])));
+            y.put(0, output_1d(map(rows, |r| r[0])));
+            y.put(1, output_1d(map(rows, |r| r[1])));
         }
     }
 }

@@ -7,7 +7,7 @@
 use super::Variant;
 use super::tiles::{Sink, Source, Transform};
 use super::vector::{Longs, Words};
-use crate::winograd::from_fn;
+use crate::arrays::{from_fn, map};
 
 /// Rows of an output and of an input tile.
 const M: usize = Variant::F4.m();
@@ -123,7 +123,7 @@ impl Transform for F4x4 {
             u.put(0, filter_1d(row(0)));
             let columns: [[V; 4]; 3] = from_fn(|j| filter_pairs(from_fn(|i| g.get(i, j))));
             for p in 0..4 {
-                u.put(1 + p, filter_1d(columns.map(|c| c[p])));
+                u.put(1 + p, filter_1d(map(columns, |c| c[p])));
             }
             u.put(5, filter_1d(row(2)));
         }
@@ -136,11 +136,11 @@ impl Transform for F4x4 {
             v.put(0, input_1d(from_fn(|j| input_end(d.get(0, j), d.get(2, j), d.get(4, j)))));
             let inner = |j: usize| from_fn(|i| d.get(1 + i, j));
             let pairs: [[V; 2]; T] = from_fn(|j| input_pair_1(inner(j)));
-            v.put(1, input_1d(pairs.map(|p| p[0])));
-            v.put(2, input_1d(pairs.map(|p| p[1])));
+            v.put(1, input_1d(map(pairs, |p| p[0])));
+            v.put(2, input_1d(map(pairs, |p| p[1])));
             let pairs: [[V; 2]; T] = from_fn(|j| input_pair_2(inner(j)));
-            v.put(3, input_1d(pairs.map(|p| p[0])));
-            v.put(4, input_1d(pairs.map(|p| p[1])));
+            v.put(3, input_1d(map(pairs, |p| p[0])));
+            v.put(4, input_1d(map(pairs, |p| p[1])));
             v.put(5, input_1d(from_fn(|j| input_end(d.get(1, j), d.get(3, j), d.get(5, j)))));
         }
     }
@@ -150,11 +150,11 @@ impl Transform for F4x4 {
         // SAFETY: the caller's.
         unsafe {
             let rows: [[V; 2]; T] = from_fn(|j| output_even(from_fn(|i| m.get(i, j))));
-            y.put(0, output_1d(rows.map(|r| r[0])));
-            y.put(2, output_1d(rows.map(|r| r[1])));
+            y.put(0, output_1d(map(rows, |r| r[0])));
+            y.put(2, output_1d(map(rows, |r| r[1])));
             let rows: [[V; 2]; T] = from_fn(|j| output_odd(from_fn(|i| m.get(1 + i, j))));
-            y.put(1, output_1d(rows.map(|r| r[0])));
-            y.put(3, output_1d(rows.map(|r| r[1])));
+            y.put(1, output_1d(map(rows, |r| r[0])));
+            y.put(3, output_1d(map(rows, |r| r[1])));
         }
     }
 }

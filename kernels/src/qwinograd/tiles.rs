@@ -3,9 +3,9 @@
 use super::bounds::{inverse, shift};
 use super::vector::{Longs, Words};
 use super::{FilterArgs, InputArgs, OutputArgs, Tile, Variant};
+use crate::arrays::from_fn;
 use crate::layout::{C_BLOCK as C_BLOCK_F32, C_BLOCK_U8 as C_BLOCK, OC_PANEL};
 use crate::requant::{Dst, HALF};
-use crate::winograd::from_fn;
 
 /// Where vectors come from.
 pub(super) trait Source<V>: Copy {

@@ -150,6 +150,7 @@ pub(super) mod avx2 {
     use std::arch::x86_64::*;
 
     use super::{Longs, Words};
+    use crate::arrays::map;
     use crate::requant::{self, Requant};
 
     /// 16 lanes of 16 bits.
@@ -248,7 +249,7 @@ pub(super) mod avx2 {
         ) {
             // SAFETY: see above.
             unsafe {
-                let sums = sums.map(|s| s.0);
+                let sums = map(sums, |s| s.0);
                 requant::avx2::store_by_call(requant, &sums, half, &dst_pixels, &res_pixels);
             }
         }
@@ -261,6 +262,7 @@ pub(super) mod neon {
     use std::arch::aarch64::*;
 
     use super::{Longs, Words};
+    use crate::arrays::map;
     use crate::requant::{self, Requant};
 
     /// 8 lanes of 32 bits.
@@ -338,12 +340,12 @@ pub(super) mod neon {
         #[inline(always)]
         unsafe fn shl<const N: i32>(self) -> Self {
             // SAFETY: see above.
-            unsafe { Self(self.0.map(|v| vshlq_n_s32::<N>(v))) }
+            unsafe { Self(map(self.0, |v| vshlq_n_s32::<N>(v))) }
         }
         #[inline(always)]
         unsafe fn sra<const N: i32>(self) -> Self {
             // SAFETY: see above.
-            unsafe { Self(self.0.map(|v| vshrq_n_s32::<N>(v))) }
+            unsafe { Self(map(self.0, |v| vshrq_n_s32::<N>(v))) }
         }
         #[inline(always)]
         unsafe fn requantize<const N: usize>(
@@ -353,7 +355,7 @@ pub(super) mod neon {
             dst_pixels: [usize; N],
             res_pixels: [usize; N],
         ) {
-            let sums = sums.map(|s| s.0);
+            let sums = map(sums, |s| s.0);
             // SAFETY: see above.
             unsafe { requant::neon::store(requant, &sums, half, &dst_pixels, &res_pixels) }
         }

@@ -9,6 +9,7 @@
 use std::arch::x86_64::*;
 
 use super::{Dst, HALF, Requant};
+use crate::arrays::map;
 
 /// Stores channels `8*half..8*half + 8` of `ROWS` pixels.
 ///
@@ -47,7 +48,7 @@ pub unsafe fn store<const ROWS: usize>(
             t[r] = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[r]), scale);
         }
         if let Some(before) = q.before_add {
-            let [min, max] = before.bounds.map(|b| _mm256_set1_ps(b));
+            let [min, max] = map(before.bounds, |b| _mm256_set1_ps(b));
             let scale = _mm256_set1_ps(before.scale);
             for r in 0..ROWS {
                 // `vmaxps` yields its second operand where one is no number: the lower bound.
@@ -73,7 +74,7 @@ pub unsafe fn store<const ROWS: usize>(
                 store_u8(&t, zero_point, bounds, dst, dst_pixels);
             }
             Dst::F32 { dst, block_stride, bounds, .. } => {
-                let [min, max] = bounds.map(|b| _mm256_set1_ps(b));
+                let [min, max] = map(bounds, |b| _mm256_set1_ps(b));
                 for r in 0..ROWS {
                     let v = _mm256_min_ps(_mm256_max_ps(t[r], min), max);
                     _mm256_storeu_ps(dst.add(dst_pixels[r] + half * block_stride), v);

@@ -3,6 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::{Dst, HALF, Requant};
+use crate::arrays::map;
 
 /// The sums of half a panel.
 pub type Half = [int32x4_t; 2];
@@ -24,10 +25,10 @@ pub unsafe fn store<const ROWS: usize>(
         let scale = q.scale.add(half * HALF);
         let scale = [vld1q_f32(scale), vld1q_f32(scale.add(4))];
         for r in 0..ROWS {
-            let mut t = [0, 1].map(|i| vmulq_f32(vcvtq_f32_s32(acc[r][i]), scale[i]));
+            let mut t = map([0, 1], |i| vmulq_f32(vcvtq_f32_s32(acc[r][i]), scale[i]));
             if let Some(before) = q.before_add {
                 let [min, max] = before.bounds;
-                t = t.map(|t| vmulq_n_f32(vrndnq_f32(clamp(t, min, max)), before.scale));
+                t = map(t, |t| vmulq_n_f32(vrndnq_f32(clamp(t, min, max)), before.scale));
             }
             if let Some(residual) = q.residual {
                 let steps = vmovl_u8(vld1_u8(residual.src.add(res_pixels[r] + half * HALF)));
@@ -42,8 +43,8 @@ pub unsafe fn store<const ROWS: usize>(
             match q.dst {
                 Dst::U8 { dst, zero_point, bounds } => {
                     let zero = i16::from(zero_point);
-                    let [min, max] = bounds.map(|b| f32::from(i16::from(b) - zero));
-                    let [low, high] = t.map(|t| vcvtnq_s32_f32(clamp(t, min, max)));
+                    let [min, max] = map(bounds, |b| f32::from(i16::from(b) - zero));
+                    let [low, high] = map(t, |t| vcvtnq_s32_f32(clamp(t, min, max)));
                     let steps = vcombine_s16(vmovn_s32(low), vmovn_s32(high));
                     let bytes = vqmovun_s16(vaddq_s16(steps, vdupq_n_s16(zero)));
                     vst1_u8(dst.add(dst_pixels[r] + half * HALF), bytes);

@@ -9,9 +9,9 @@
 //! 5. Half weights are widened as they are loaded (F16C), into the same two registers; the conversions
 //!    run on other ports than FMAs do.
 
+use crate::arrays::{from_fn, map};
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::array::from_fn;
 
 use half::f16;
 
@@ -220,7 +220,7 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
         let (min, max) = (_mm256_set1_ps(args.clamp[0]), _mm256_set1_ps(args.clamp[1]));
         for r in 0..ROWS {
             // The second operand is returned when one is NaN: NaN passes through.
-            let [v0, v1] = acc[r].map(|v| _mm256_min_ps(max, _mm256_max_ps(min, v)));
+            let [v0, v1] = map(acc[r], |v| _mm256_min_ps(max, _mm256_max_ps(min, v)));
             let dst = args.dst.add(*args.dst_pixels.add(m + r) as usize);
             _mm256_storeu_ps(dst, v0);
             if args.nb_blocks > 1 {

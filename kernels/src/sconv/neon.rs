@@ -8,9 +8,9 @@
 //!
 //! The next weights are left to the hardware's prefetch.
 
+use crate::arrays::{from_fn, map};
 use std::arch::aarch64::*;
 use std::arch::asm;
-use std::array::from_fn;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use half::f16;
@@ -147,7 +147,7 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize>(args: &PanelArgs<
             let len = if TAP > 0 { TAP } else { args.tap_len };
             let fours = len / LANES * LANES;
             for k in (0..fours).step_by(LANES) {
-                add_four(&mut acc, rows.map(|row| row.add(tap + k)), weights);
+                add_four(&mut acc, map(rows, |row| row.add(tap + k)), weights);
                 weights = weights.add(LANES * OC_PANEL);
             }
             for k in fours..len {
@@ -168,7 +168,7 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize>(args: &PanelArgs<
 unsafe fn finish<W, const ROWS: usize>(args: &PanelArgs<W>, acc: &[Panel; ROWS], m: usize) {
     // SAFETY: every offset is one the contract of `Kernel::run_raw` covers.
     unsafe {
-        let [min, max] = args.clamp.map(|bound| vdupq_n_f32(bound));
+        let [min, max] = map(args.clamp, |bound| vdupq_n_f32(bound));
         for r in 0..ROWS {
             if !args.last {
                 store(args.partial.add((m + r) * OC_PANEL), acc[r]);
@@ -186,7 +186,7 @@ unsafe fn finish<W, const ROWS: usize>(args: &PanelArgs<W>, acc: &[Panel; ROWS],
                 }
                 let at = *args.dst_pixels.add(m + r) as usize + block * args.dst_block_stride;
                 // NaN passes through both.
-                store(args.dst.add(at), v.map(|v| vminq_f32(vmaxq_f32(v, min), max)));
+                store(args.dst.add(at), map(v, |v| vminq_f32(vmaxq_f32(v, min), max)));
             }
         }
     }
@@ -222,7 +222,7 @@ pub(crate) unsafe fn add_four<W: Weight, const ROWS: usize>(
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let x = rows.map(|row| vld1q_f32(row));
+        let x = map(rows, |row| vld1q_f32(row));
         add::<W, ROWS, 0>(acc, &x, weights);
         add::<W, ROWS, 1>(acc, &x, weights.add(OC_PANEL));
         add::<W, ROWS, 2>(acc, &x, weights.add(2 * OC_PANEL));

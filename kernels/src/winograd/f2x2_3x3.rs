@@ -5,7 +5,8 @@
 
 use super::Variant;
 use super::tiles::{Grid, Sink, Transform};
-use super::vector::{Source, Vector, from_fn};
+use super::vector::{Source, Vector};
+use crate::arrays::{from_fn, map};
 
 /// Rows of an output and of an input tile.
 const M: usize = Variant::F2.m();
@@ -50,7 +51,7 @@ impl Transform for F2x2 {
     unsafe fn filter<V: Vector, S: Source>(g: Grid<*const S>, u: impl Sink<V>) {
         // SAFETY: the caller's.
         unsafe {
-            let [g0, g1, g2]: [[V; 3]; 3] = [0, 1, 2].map(|i| from_fn(|j| g.load(i, j)));
+            let [g0, g1, g2]: [[V; 3]; 3] = map([0, 1, 2], |i| from_fn(|j| g.load(i, j)));
             u.put(0, filter_1d(g0));
             let even: [V; 3] = from_fn(|j| g0[j].add(g2[j]));
             u.put(1, filter_1d(from_fn(|j| even[j].add(g1[j]))));
@@ -76,8 +77,8 @@ impl Transform for F2x2 {
         // SAFETY: the caller's.
         unsafe {
             let rows: [[V; M]; T] = from_fn(|j| output_1d(from_fn(|i| m.load(i, j))));
-            y.put(0, output_1d(rows.map(|r| r[0])));
-            y.put(1, output_1d(rows.map(|r| r[1])));
+            y.put(0, output_1d(map(rows, |r| r[0])));
+            y.put(1, output_1d(map(rows, |r| r[1])));
         }
     }
 }

@@ -9,7 +9,8 @@ use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 
 use super::Variant;
 use super::tiles::{Grid, Sink, Transform};
-use super::vector::{Source, Vector, from_fn};
+use super::vector::{Source, Vector};
+use crate::arrays::{from_fn, map};
 
 /// Rows of an output and of an input tile.
 const M: usize = Variant::F4.m();
@@ -130,7 +131,7 @@ impl Transform for F4x4 {
                 rows[j] = filter_pairs(from_fn(|i| g.load(i, j)));
             }
             for p in 0..4 {
-                u.put(1 + p, filter_1d(rows.map(|r| r[p])));
+                u.put(1 + p, filter_1d(map(rows, |r| r[p])));
             }
             u.put(5, filter_1d(from_fn(|j| g.load(2, j))));
         }
@@ -144,11 +145,11 @@ impl Transform for F4x4 {
             v.put(0, input_1d(from_fn(|j| input_end(d(0, j), d(2, j), d(4, j)))));
             let inner = |j: usize| [d(1, j), d(2, j), d(3, j), d(4, j)];
             let pairs: [[V; 2]; T] = from_fn(|j| input_pair(inner(j), A, B2));
-            v.put(1, input_1d(pairs.map(|p| p[0])));
-            v.put(2, input_1d(pairs.map(|p| p[1])));
+            v.put(1, input_1d(map(pairs, |p| p[0])));
+            v.put(2, input_1d(map(pairs, |p| p[1])));
             let pairs: [[V; 2]; T] = from_fn(|j| input_pair(inner(j), B, A2));
-            v.put(3, input_1d(pairs.map(|p| p[0])));
-            v.put(4, input_1d(pairs.map(|p| p[1])));
+            v.put(3, input_1d(map(pairs, |p| p[0])));
+            v.put(4, input_1d(map(pairs, |p| p[1])));
             v.put(5, input_1d(from_fn(|j| input_end(d(1, j), d(3, j), d(5, j)))));
         }
     }
@@ -161,13 +162,13 @@ impl Transform for F4x4 {
             for j in 0..T {
                 rows[j] = output_even(column(m, 0, j));
             }
-            y.put(0, output_1d(rows.map(|r| r[0])));
-            y.put(2, output_1d(rows.map(|r| r[1])));
+            y.put(0, output_1d(map(rows, |r| r[0])));
+            y.put(2, output_1d(map(rows, |r| r[1])));
             for j in 0..T {
                 rows[j] = output_odd(column(m, 1, j));
             }
-            y.put(1, output_1d(rows.map(|r| r[0])));
-            y.put(3, output_1d(rows.map(|r| r[1])));
+            y.put(1, output_1d(map(rows, |r| r[0])));
+            y.put(3, output_1d(map(rows, |r| r[1])));
         }
     }
 }

@@ -7,7 +7,8 @@
 
 use super::Variant;
 use super::tiles::{Grid, Sink, Transform};
-use super::vector::{Source, Vector, from_fn};
+use super::vector::{Source, Vector};
+use crate::arrays::{from_fn, map};
 
 /// Rows of an output and of an input tile.
 const M: usize = Variant::F6.m();
@@ -109,7 +110,7 @@ impl Transform for F6x6 {
         unsafe {
             let columns: [[V; T]; 3] = from_fn(|j| filter_1d(from_fn(|i| g.load(i, j))));
             for i in 0..T {
-                u.put(i, filter_1d(columns.map(|c| c[i])));
+                u.put(i, filter_1d(map(columns, |c| c[i])));
             }
         }
     }
@@ -120,7 +121,7 @@ impl Transform for F6x6 {
         unsafe {
             let columns: [[V; T]; T] = from_fn(|j| input_1d(from_fn(|i| d.load(i, j))));
             for i in 0..T {
-                v.put(i, input_1d(columns.map(|c| c[i])));
+                v.put(i, input_1d(map(columns, |c| c[i])));
             }
         }
     }
@@ -131,7 +132,7 @@ impl Transform for F6x6 {
         unsafe {
             let columns: [[V; M]; T] = from_fn(|j| output_1d(from_fn(|i| m.load(i, j))));
             for i in 0..M {
-                y.put(i, output_1d(columns.map(|c| c[i])));
+                y.put(i, output_1d(map(columns, |c| c[i])));
             }
         }
     }

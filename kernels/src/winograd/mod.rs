@@ -66,7 +66,6 @@ use half::f16;
 
 use crate::isa::Isa;
 pub use multiply::MultiplyArgs;
-pub(crate) use vector::from_fn;
 
 /// Size of the output tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,20 +1,7 @@
 //! The few vector operations that the transforms are made of.
 
-use std::mem::MaybeUninit;
-
 use half::f16;
 use wide::f32x4;
-
-/// [`std::array::from_fn`], always inlined: out of line, its closure would lack the tier's instructions.
-#[inline(always)]
-pub(crate) fn from_fn<T: Copy, const N: usize>(f: impl Fn(usize) -> T) -> [T; N] {
-    let mut array = [MaybeUninit::uninit(); N];
-    for (i, element) in array.iter_mut().enumerate() {
-        element.write(f(i));
-    }
-    // SAFETY: every element has been written.
-    array.map(|element| unsafe { element.assume_init() })
-}
 
 /// A vector of [`Self::LANES`] channels.
 ///

@@ -8,6 +8,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{MultiplyArgs, row_tiles};
+use crate::arrays::map;
 use crate::layout::{C_BLOCK_U8 as C_BLOCK, OC_PANEL};
 
 /// # Safety
@@ -93,7 +94,7 @@ unsafe fn tile<const ROWS: usize, const FETCH: usize>(
         let mut acc = [[_mm256_setzero_si256(); 2]; ROWS];
         if !args.first {
             for r in 0..ROWS {
-                acc[r] = [0, 8].map(|at| _mm256_load_si256(m.add(r * OC_PANEL + at).cast()));
+                acc[r] = map([0, 8], |at| _mm256_load_si256(m.add(r * OC_PANEL + at).cast()));
             }
         }
         // The same line again costs little.

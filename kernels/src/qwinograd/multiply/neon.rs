@@ -4,8 +4,8 @@
 //! channels and a pair of filter vectors, one per input channel of the pair, are 20 of 32 registers. The
 //! multiplication takes an input channel from its lane.
 
+use crate::arrays::{from_fn, map};
 use std::arch::aarch64::*;
-use std::array::from_fn;
 
 use super::{MultiplyArgs, row_tiles};
 use crate::layout::{C_BLOCK_U8 as C_BLOCK, OC_PANEL};
@@ -52,7 +52,7 @@ unsafe fn tile<const ROWS: usize>(args: &MultiplyArgs, p: usize, t: usize, half:
         let mut u = args.u.add(p * args.u_point_stride + 2 * half);
         let m = args.m.add(p * args.m_point_stride + t * OC_PANEL + half);
         let mut acc: [Half; ROWS] = from_fn(|r| {
-            [0, 4].map(|at| match args.first {
+            map([0, 4], |at| match args.first {
                 true => vdupq_n_s32(0),
                 false => vld1q_s32(m.add(r * OC_PANEL + at)),
             })

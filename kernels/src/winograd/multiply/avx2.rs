@@ -3,8 +3,8 @@
 //! A register tile of 6 tiles by 16 channels: 12 accumulators, 2 filter vectors and 1 broadcast are 15 of 16
 //! ymm; 8 loads per 12 FMAs stay below the load ports' 2 per cycle.
 
+use crate::arrays::from_fn;
 use std::arch::x86_64::*;
-use std::array::from_fn;
 
 use super::{MultiplyArgs, row_tiles};
 use crate::layout::{C_BLOCK, OC_PANEL};

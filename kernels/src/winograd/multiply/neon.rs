@@ -1,8 +1,8 @@
 //! `multiply` for NEON: the register tile of [`sconv::neon`](crate::sconv::neon), 6 tiles by 16
 //! channels.
 
+use crate::arrays::from_fn;
 use std::arch::aarch64::*;
-use std::array::from_fn;
 
 use super::{MultiplyArgs, row_tiles};
 use crate::layout::{C_BLOCK, OC_PANEL};
