@@ -1,13 +1,17 @@
-//! What an attempt costs: heap memory and processor time of the thread that makes it.
+//! What an attempt costs: heap memory and processor time of the thread that makes it. What a process holds.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fmt::Debug;
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-/// The system's allocator, which also counts each thread's bytes: a test's `#[global_allocator]`.
+/// The system's allocator, which also counts bytes, each thread's and the process's: a test's `#[global_allocator]`.
 pub(crate) struct Counting;
+
+/// Bytes that all threads hold.
+static HELD: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static LIVE: Cell<usize> = const { Cell::new(0) };
@@ -20,15 +24,23 @@ unsafe impl GlobalAlloc for Counting {
         let live = LIVE.get().saturating_add(layout.size());
         LIVE.set(live);
         PEAK.set(PEAK.get().max(live));
+        HELD.fetch_add(layout.size(), Ordering::Relaxed);
         // SAFETY: as the caller promises.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         LIVE.set(LIVE.get().saturating_sub(layout.size()));
+        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: as the caller promises.
         unsafe { System.dealloc(ptr, layout) }
     }
+}
+
+/// Bytes of heap memory that this process holds. The test has [`Counting`] as its allocator.
+#[allow(dead_code, reason = "each test binary uses a part")]
+pub(crate) fn held() -> usize {
+    HELD.load(Ordering::Relaxed)
 }
 
 /// The processor time of this thread, which does not grow while another process has the processor;
