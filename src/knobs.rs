@@ -27,8 +27,8 @@ pub const SPIN_US: Knob = Knob {
 /// Algorithm of all convolutions that can have it.
 pub const ALGORITHM: Knob = Knob {
     name: "SKIPSTONE_ALGORITHM",
-    help: "algorithm of all convolutions that can have it, for experiments: direct, winograd-f2 or \
-           winograd-f4 (default: the plan's choice)",
+    help: "algorithm of all convolutions that can have it, for experiments: direct, winograd-f2, \
+           winograd-f4 or winograd-s2-f2 (default: the plan's choice)",
 };
 
 /// All of them.

@@ -238,7 +238,7 @@ fn transform_output_is_its_matrix_and_writes_only_what_exists() {
     }
 }
 
-/// One convolution of an image by the kernels alone, no blocking: `[oc][h][w]`.
+/// One convolution of an image by the kernels alone, no blocking: `[oc][h][w]`, h and w those of the output.
 fn convolve(
     (kernel, place): (Kernel, Placement),
     [oc, ic, h, w]: [usize; 4],
@@ -246,7 +246,7 @@ fn convolve(
     g: &[f32],
 ) -> Vec<f32> {
     let (variant, nb_points) = (kernel.variant, kernel.variant.nb_points());
-    let (m, t) = (variant.m(), variant.t());
+    let (m, t, s) = (variant.m(), variant.t(), variant.stride());
     let geometry = ConvGeometry::new(oc, ic, 3, 3, 1).expect("a valid geometry");
     let mut packed = place.filled(geometry.packed_len(LayoutTag::OIhw8i16o), 0.0);
     pack(&geometry, LayoutTag::OIhw8i16o, g, &mut packed);
@@ -259,17 +259,18 @@ fn convolve(
         let at = c / 8 * plane_stride + (y + 1) * row_stride + (x + 1) * C_BLOCK + c % 8;
         src[at] = *v;
     }
+    let [h, w] = [h, w].map(|size| size.div_ceil(s));
     let (rows, columns) = (h.div_ceil(m), w.div_ceil(m));
     let (dst_row, dst_block) = (w * C_BLOCK, h * w * C_BLOCK);
     let tiles: Vec<Tile> = (0..rows * columns)
         .map(|i| {
             let (y, x) = (i / columns * m, i % columns * m);
             Tile {
-                src: (y * row_stride + x * C_BLOCK) as u32,
+                src: (s * y * row_stride + s * x * C_BLOCK) as u32,
                 dst: (y * dst_row + x * C_BLOCK) as u32,
                 res: 0,
-                src_extent: [(h + 2 - y).min(t) as u8, (w + 2 - x).min(t) as u8],
-                dst_extent: [(h - y).min(m) as u8, (w - x).min(m) as u8],
+                src_extent: [h - y, w - x].map(|left| variant.reach(left).min(t) as u8),
+                dst_extent: [h - y, w - x].map(|left| left.min(m) as u8),
             }
         })
         .collect();
@@ -358,6 +359,26 @@ fn convolve(
     (0..oc * h * w).map(|i| dst[at(i)]).collect()
 }
 
+/// The same convolution as a direct sum.
+fn direct([oc, ic, h, w]: [usize; 4], stride: usize, x: &[f32], g: &[f32]) -> Vec<f64> {
+    let [out_h, out_w] = [h, w].map(|size| size.div_ceil(stride));
+    let mut sums = vec![0.0; oc * out_h * out_w];
+    for (i, y) in sums.iter_mut().enumerate() {
+        let (o, oh, ow) = (i / (out_h * out_w), i / out_w % out_h, i % out_w);
+        for c in 0..ic {
+            for (a, b) in (0..9).map(|k| (k / 3, k % 3)) {
+                let y_in = (stride * oh + a).wrapping_sub(1);
+                let x_in = (stride * ow + b).wrapping_sub(1);
+                if y_in < h && x_in < w {
+                    *y += f64::from(x[(c * h + y_in) * w + x_in])
+                        * f64::from(g[(o * ic + c) * 9 + 3 * a + b]);
+                }
+            }
+        }
+    }
+    sums
+}
+
 #[test]
 fn kernels_convolve_within_the_variants_tolerance() {
     let mut rng = Rng(4);
@@ -367,26 +388,16 @@ fn kernels_convolve_within_the_variants_tolerance() {
         let x: Vec<f32> = (0..ic * h * w).map(|_| rng.normal().max(0.0)).collect();
         let scale = (2.0 / (9 * ic) as f32).sqrt();
         let g: Vec<f32> = (0..oc * ic * 9).map(|_| rng.normal() * scale).collect();
-        let mut exact = vec![0.0; oc * h * w];
-        for (i, y) in exact.iter_mut().enumerate() {
-            let (o, oh, ow) = (i / (h * w), i / w % h, i % w);
-            for c in 0..ic {
-                for (a, b) in (0..9).map(|k| (k / 3, k % 3)) {
-                    let (y_in, x_in) = ((oh + a).wrapping_sub(1), (ow + b).wrapping_sub(1));
-                    if y_in < h && x_in < w {
-                        *y += f64::from(x[(c * h + y_in) * w + x_in])
-                            * f64::from(g[(o * ic + c) * 9 + 3 * a + b]);
-                    }
-                }
-            }
-        }
-        let largest = exact.iter().fold(0.0, |a: f64, v| a.max(v.abs()));
+        let exact = [1, 2].map(|stride| direct([oc, ic, h, w], stride, &x, &g));
         for (kernel, place) in available() {
+            let exact = &exact[kernel.variant.stride() - 1];
+            let largest = exact.iter().fold(0.0, |a: f64, v| a.max(v.abs()));
             let found = convolve((kernel, place), [oc, ic, h, w], &x, &g);
-            let error = found.iter().zip(&exact).map(|(f, e)| (f64::from(*f) - e).abs());
+            let error = found.iter().zip(exact).map(|(f, e)| (f64::from(*f) - e).abs());
             let error = error.fold(0.0, f64::max) / largest;
+            assert_eq!(found.len(), exact.len());
             let tolerance = match kernel.variant {
-                Variant::F2 => winograd_f2_tolerance(),
+                Variant::F2 | Variant::F2S2 => winograd_f2_tolerance(),
                 Variant::F4 => winograd_f4_tolerance(),
                 Variant::F6 => winograd_f6_tolerance(),
             };

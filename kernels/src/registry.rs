@@ -93,18 +93,23 @@ pub const WINOGRAD: &[winograd::Kernel] = &[
     winograd::portable::F2X2,
     winograd::portable::F4X4,
     winograd::portable::F6X6,
+    winograd::portable::F2X2_S2,
     #[cfg(target_arch = "x86_64")]
     winograd::avx2::F2X2,
     #[cfg(target_arch = "x86_64")]
     winograd::avx2::F4X4,
     #[cfg(target_arch = "x86_64")]
     winograd::avx2::F6X6,
+    #[cfg(target_arch = "x86_64")]
+    winograd::avx2::F2X2_S2,
     #[cfg(target_arch = "aarch64")]
     winograd::neon::F2X2,
     #[cfg(target_arch = "aarch64")]
     winograd::neon::F4X4,
     #[cfg(target_arch = "aarch64")]
     winograd::neon::F6X6,
+    #[cfg(target_arch = "aarch64")]
+    winograd::neon::F2X2_S2,
 ];
 
 /// The best Winograd transforms of a variant, of a tier at most `isa`.

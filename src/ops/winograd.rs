@@ -1,4 +1,4 @@
-//! 3x3 convolutions of stride 1 by Winograd's minimal filtering: the driver around the transforms
+//! 3x3 convolutions by Winograd's minimal filtering: the driver around the transforms
 //! and the products, for any [`Arithmetic`]: that of f32 ([`skipstone_kernels::winograd`]), and that of
 //! integers ([`skipstone_kernels::qwinograd`]).
 //!
@@ -213,7 +213,7 @@ impl<A: Arithmetic> Winograd<A> {
         let Placement { geometry, src, dst, .. } = &place;
         let variant = arithmetic.variant();
         assert_eq!((geometry.kernel(), geometry.groups()), ([3, 3], 1));
-        assert_eq!((place.window.stride, place.window.dilation), ([1, 1], [1, 1]));
+        assert_eq!((place.window.stride, place.window.dilation), ([variant.stride(); 2], [1, 1]));
         assert_eq!((src.shape.c, dst.shape.c), (geometry.ic(), geometry.oc()));
         assert_eq!((src.layout, dst.layout), (Layout::Blocked, Layout::Blocked));
         assert_eq!((src.elements.size(), src.pixel_len()), (size_of::<A::Pixel>(), A::BLOCK));
@@ -427,19 +427,22 @@ fn tiles(variant: Variant, place: &Placement) -> Vec<Tile> {
     );
     let len = |act: &Act| u32::try_from(act.len()).is_ok();
     assert!(len(src) && len(dst) && residual.as_ref().is_none_or(len), "offsets fit u32");
+    let reach = [dst.shape.h, dst.shape.w].map(|size| variant.reach(size));
     // From a window's corner to the end of the rows and columns that any window reaches.
     let extent = |from: usize, size: usize, step: usize| (size - from).min(step) as u8;
     let mut tiles = Vec::with_capacity(nb_tiles(variant, dst));
     for image in 0..dst.batch {
         for oh in (0..dst.shape.h).step_by(m) {
             for ow in (0..dst.shape.w).step_by(m) {
-                let (y, x) = (oh + f.top - window.pad.top, ow + f.left - window.pad.left);
+                let corner = [oh, ow].map(|at| at * variant.stride());
+                let (y, x) =
+                    (corner[0] + f.top - window.pad.top, corner[1] + f.left - window.pad.left);
                 let place = |act: &Act| act.pixel(image, 0, oh, ow) as u32;
                 tiles.push(Tile {
                     src: src.framed_pixel(image, 0, y, x) as u32,
                     dst: place(dst),
                     res: residual.as_ref().map_or(0, place),
-                    src_extent: [extent(oh, dst.shape.h + 2, t), extent(ow, dst.shape.w + 2, t)],
+                    src_extent: [extent(corner[0], reach[0], t), extent(corner[1], reach[1], t)],
                     dst_extent: [extent(oh, dst.shape.h, m), extent(ow, dst.shape.w, m)],
                 });
             }

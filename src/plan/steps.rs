@@ -613,6 +613,7 @@ fn input_step_name(variant: Variant) -> &'static str {
         Variant::F2 => "winograd-f2-input",
         Variant::F4 => "winograd-f4-input",
         Variant::F6 => "winograd-f6-input",
+        Variant::F2S2 => "winograd-s2-f2-input",
     }
 }
 

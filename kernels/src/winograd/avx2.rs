@@ -5,6 +5,7 @@ use std::arch::x86_64::__m256;
 use half::f16;
 
 use super::f2x2_3x3::F2x2;
+use super::f2x2_3x3_s2::F2x2S2;
 use super::f4x4_3x3::F4x4;
 use super::f6x6_3x3::F6x6;
 use super::tiles::{self, Transform};
@@ -18,6 +19,8 @@ pub const F2X2: Kernel = kernel::<F2x2>("avx2-winograd-f2x2");
 pub const F4X4: Kernel = kernel::<F4x4>("avx2-winograd-f4x4");
 /// F(6x6, 3x3).
 pub const F6X6: Kernel = kernel::<F6x6>("avx2-winograd-f6x6");
+/// F(2x2, 3x3) of stride 2.
+pub const F2X2_S2: Kernel = kernel::<F2x2S2>("avx2-winograd-f2x2-s2");
 
 const fn kernel<F: Transform>(name: &'static str) -> Kernel {
     Kernel {

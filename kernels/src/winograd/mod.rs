@@ -1,6 +1,6 @@
-//! `winograd`: minimal filtering F(m x m, 3 x 3) for 3x3 convolutions of stride 1.
+//! `winograd`: minimal filtering F(m x m, 3 x 3) for 3x3 convolutions.
 //!
-//! An output tile `Y` of m x m pixels comes from an input tile `d` of t x t, t = m + 2:
+//! An output tile `Y` of m x m pixels comes from an input tile `d` of t x t, t = m + 2 for stride 1:
 //!
 //! ```text
 //! Y = A^T ( sum over ic of (G g G^T) * (B^T d B) ) A         `*` is element by element
@@ -35,6 +35,11 @@
 //! gives; a direct sum has 5e-7, F(2x2) 6e-7. F(6x6) takes 0, +-1, +-2, +-1/2 and has 1.3e-5: closer points,
 //! or points with roots, are worse.
 //!
+//! # Stride 2
+//! F(2x2, 3x3) of stride 2 has tiles of 5 x 5 and costs 6.25 multiplications per output pixel in place of 9: the even
+//! rows of an image, and of the filter, are a convolution of stride 1 that F(2, 2) computes with 3 multiplications
+//! for 2 outputs, the odd ones one of a single tap; columns likewise.
+//!
 //! # Memory
 //! ```text
 //! U[t^2][ic][16]        transformed filters of a panel       transform_filter, from OIhw8i16o
@@ -52,6 +57,7 @@
 pub mod avx2;
 mod epilogue;
 mod f2x2_3x3;
+mod f2x2_3x3_s2;
 mod f4x4_3x3;
 mod f6x6_3x3;
 pub mod multiply;
@@ -76,24 +82,39 @@ pub enum Variant {
     F4,
     /// F(6x6, 3x3).
     F6,
+    /// F(2x2, 3x3) of stride 2.
+    F2S2,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::F2, Self::F4, Self::F6];
+    pub const ALL: [Self; 4] = [Self::F2, Self::F4, Self::F6, Self::F2S2];
 
     /// m: rows and columns of an output tile.
     pub const fn m(self) -> usize {
         match self {
-            Self::F2 => 2,
+            Self::F2 | Self::F2S2 => 2,
             Self::F4 => 4,
             Self::F6 => 6,
         }
     }
 
+    /// The convolution's stride.
+    pub const fn stride(self) -> usize {
+        match self {
+            Self::F2 | Self::F4 | Self::F6 => 1,
+            Self::F2S2 => 2,
+        }
+    }
+
     /// t: rows and columns of an input tile.
     pub const fn t(self) -> usize {
-        self.m() + 2
+        self.reach(self.m())
+    }
+
+    /// Rows or columns that the windows of `size` consecutive ones of the output reach.
+    pub const fn reach(self, size: usize) -> usize {
+        (size - 1) * self.stride() + 3
     }
 
     /// Points of the plane at which products are taken: t^2.
@@ -107,6 +128,7 @@ impl Variant {
             Self::F2 => "winograd-f2",
             Self::F4 => "winograd-f4",
             Self::F6 => "winograd-f6",
+            Self::F2S2 => "winograd-s2-f2",
         }
     }
 }

@@ -7,12 +7,13 @@ use super::Variant;
 /// A matrix by rows.
 pub type Matrix = Vec<Vec<f64>>;
 
-/// The finite points of a variant, in the order of its matrices' rows; infinity is last.
+/// The finite points of a variant, of stride 1, in the order of its matrices' rows; infinity is last.
 pub fn points(variant: Variant) -> Vec<f64> {
     match variant {
         Variant::F2 => vec![0.0, 1.0, -1.0],
         Variant::F4 => vec![0.0, SQRT_2 / 2.0, -SQRT_2 / 2.0, SQRT_2, -SQRT_2],
         Variant::F6 => vec![0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5],
+        Variant::F2S2 => unreachable!("its matrices are written out"),
     }
 }
 
@@ -38,8 +39,16 @@ fn filter_divides(variant: Variant) -> bool {
     variant != Variant::F2
 }
 
+/// A matrix of integers.
+fn rows<const R: usize, const C: usize>(rows: [[i8; C]; R]) -> Matrix {
+    rows.map(|row| row.map(f64::from).to_vec()).to_vec()
+}
+
 /// `G`, t x 3.
 pub fn filter_matrix(variant: Variant) -> Matrix {
+    if variant == Variant::F2S2 {
+        return rows([[1, 0, 0], [1, 0, 1], [0, 0, 1], [0, 1, 0], [0, 1, 0]]);
+    }
     let row = |p: &f64| {
         let k = if filter_divides(variant) { 1.0 / norm(variant, *p) } else { 1.0 };
         vec![k, k * p, k * p * p]
@@ -51,6 +60,15 @@ pub fn filter_matrix(variant: Variant) -> Matrix {
 
 /// `B^T`, t x t.
 pub fn input_matrix(variant: Variant) -> Matrix {
+    if variant == Variant::F2S2 {
+        return rows([
+            [1, 0, -1, 0, 0],
+            [0, 0, 1, 0, 0],
+            [0, 0, -1, 0, 1],
+            [0, 1, 0, 0, 0],
+            [0, 0, 0, 1, 0],
+        ]);
+    }
     let points = points(variant);
     let others = |p: f64| points.iter().copied().filter(move |q| *q != p);
     let mut b: Matrix = points.iter().map(|&p| monic(others(p))).collect();
@@ -63,6 +81,9 @@ pub fn input_matrix(variant: Variant) -> Matrix {
 
 /// `A^T`, m x t.
 pub fn output_matrix(variant: Variant) -> Matrix {
+    if variant == Variant::F2S2 {
+        return rows([[1, 1, 0, 1, 0], [0, 1, 1, 0, 1]]);
+    }
     let (m, points) = (variant.m(), points(variant));
     let mut a: Matrix = (0..m)
         .map(|i| {
@@ -112,7 +133,8 @@ mod tests {
             for i in 0..m {
                 for j in 0..m {
                     let taps = (0..9).map(|k| (k / 3, k % 3));
-                    let direct: f64 = taps.map(|(a, b)| g[a][b] * d[i + a][j + b]).sum();
+                    let s = variant.stride();
+                    let direct: f64 = taps.map(|(a, b)| g[a][b] * d[s * i + a][s * j + b]).sum();
                     assert!((y[i][j] - direct).abs() < 1e-10, "{variant:?}: {} {direct}", y[i][j]);
                 }
             }

@@ -19,6 +19,7 @@ pub(in super::super) unsafe fn multiply(args: &MultiplyArgs) {
     unsafe {
         match args.nb_points {
             16 => points::<5>(args),
+            25 => points::<3>(args),
             _ => points::<2>(args),
         }
     }
