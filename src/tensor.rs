@@ -18,8 +18,10 @@ pub struct AlignedBuf {
     map: Option<MmapMut>,
 }
 
-/// Bytes from which on a buffer is mapped: a huge page.
-const MAP_BYTES: usize = 2 << 20;
+/// A huge page of x86-64, and of aarch64 with pages of 4 KiB.
+const HUGE_PAGE: usize = 2 << 20;
+/// Bytes from which on a buffer is mapped, in whole huge pages: from where it fills most of one.
+const MAP_BYTES: usize = HUGE_PAGE / 2;
 
 // SAFETY: the buffer is uniquely owned memory of plain floats, like `Box<[f32]>`.
 unsafe impl Send for AlignedBuf {}
@@ -45,7 +47,9 @@ impl AlignedBuf {
             return Some(Self { ptr: NonNull::dangling(), len, map: None });
         }
         if Self::layout(len).size() >= MAP_BYTES {
-            let mut map = MmapMut::map_anon(Self::layout(len).size()).ok()?;
+            // Linux starts a mapping at a huge page only if it is whole ones.
+            let bytes = Self::layout(len).size().checked_next_multiple_of(HUGE_PAGE)?;
+            let mut map = MmapMut::map_anon(bytes).ok()?;
             // Fewer page faults and TLB misses; nothing is lost where it is not granted.
             #[cfg(target_os = "linux")]
             let _ = map.advise(memmap2::Advice::HugePage);

@@ -191,6 +191,12 @@ fn convolutions() {
     check_conv("depthwise multiplier", ConvCase { ic: 3, oc: 9, groups: 3, ..p });
     check_conv("one pixel", ConvCase { size: [1, 1], ..p });
     check_conv("several chunks of k", ConvCase { ic: 200, oc: 24, size: [20, 20], ..p });
+    let strided = ConvCase { kernel: [1, 1], pad: Pad::all(0), stride: [2, 2], ..p };
+    let blocks = ConvCase { ic: 200, oc: 40, size: [61, 61], ..strided };
+    check_conv("several blocks that are gathered", blocks);
+    let groups = ConvCase { ic: 64, oc: 64, groups: 4, stride: [1, 3], ..strided };
+    check_conv("gathered groups", groups);
+    check_conv("gathered padding", ConvCase { pad: Pad::all(2), ..strided });
 }
 
 #[test]

@@ -290,6 +290,16 @@ pub(crate) struct ConvSpec<W: WeightType> {
     pub(crate) division: Option<Division>,
 }
 
+/// A block's pixels of a source, side by side in scratch memory: `[plane][pixel][8]`.
+struct Gathered {
+    /// Start in scratch memory.
+    start: usize,
+    /// Distance of planes.
+    plane_stride: usize,
+    /// Offset of each pixel in its plane.
+    pixels: Vec<u32>,
+}
+
 /// Taps whose weights stay in L1 while a block of pixels passes.
 struct Chunk {
     segment: usize,
@@ -299,6 +309,8 @@ struct Chunk {
 /// A planned convolution.
 pub(crate) struct ConvStep<W: WeightType> {
     spec: ConvSpec<W>,
+    /// Of each segment, where it is gathered.
+    gathered: Vec<Option<Gathered>>,
     /// One table of taps per segment.
     taps: Vec<Vec<u32>>,
     chunks: Vec<Chunk>,
@@ -307,15 +319,54 @@ pub(crate) struct ConvStep<W: WeightType> {
     split: Split,
     /// About how many pixels a block has; see [`blocks`].
     block: usize,
-    /// Elements for the sums of a block, where they are carried from chunk to chunk.
-    partial_len: usize,
+    /// Elements for the sums of a block, where they are carried from chunk to chunk, and for what is gathered.
+    scratch_len: usize,
 }
 
 impl<W: WeightType> Segment<W> {
-    /// Bytes of the source that windows reach: all rows but those that they step over.
+    /// Whether pixels are gathered: 1x1 windows of a stride use half of each cache line, or less, and all panels
+    /// would read those lines again.
+    fn is_gathered(&self) -> bool {
+        let WindowAttrs { kernel, stride, .. } = self.window;
+        self.src.layout == Layout::Blocked && kernel == [1, 1] && stride[1] > 1
+    }
+
+    /// Bytes of the source that windows reach: all rows but those that they step over, or all pixels that are
+    /// gathered.
     fn bytes_read(&self) -> usize {
+        if self.is_gathered() {
+            return self.src_pixels.len() * self.src.nb_planes() * C_BLOCK * size_of::<f32>();
+        }
         let ([rows, _], [step, _]) = (self.window.kernel, self.window.stride);
         self.src.bytes() as usize * rows.min(step) / step
+    }
+
+    /// Gathers the pixels of a block.
+    ///
+    /// # Safety
+    /// As [`Step::run`]; `scratch` is this member's, and holds `gathered`.
+    unsafe fn gather(
+        &self,
+        worker: &Worker<'_>,
+        block: Range<usize>,
+        gathered: &Gathered,
+        scratch: *mut f32,
+    ) {
+        let src = &self.src;
+        let pixels = &self.src_pixels[block];
+        assert!(pixels.len() <= gathered.pixels.len());
+        for plane in 0..src.nb_planes() {
+            let from = worker.arena(src.base + plane * src.plane_stride());
+            let to = scratch.wrapping_add(gathered.start + plane * gathered.plane_stride);
+            for (&pixel, &place) in pixels.iter().zip(&gathered.pixels) {
+                // SAFETY: `src_pixels` is a table of this source (`window_table`), whose planes the arena holds,
+                // and nobody writes it in this step; scratch memory holds as many planes of the longest block.
+                unsafe {
+                    let (from, to) = (from.add(pixel as usize), to.add(place as usize));
+                    std::ptr::copy_nonoverlapping(from, to, C_BLOCK);
+                }
+            }
+        }
     }
 
     /// Consecutive elements per tap.
@@ -364,7 +415,7 @@ impl<W: WeightType> ConvStep<W> {
             assert_eq!((res.shape, res.layout), (dst.shape, Layout::Blocked));
             assert_eq!(table.len(), nb_pixels);
         }
-        let taps: Vec<_> = spec.segments.iter().map(|s| s.taps(dst, nb_pixels)).collect();
+        let mut taps: Vec<_> = spec.segments.iter().map(|s| s.taps(dst, nb_pixels)).collect();
 
         let nb_panels = dst.shape.c.div_ceil(OC_PANEL);
         let mut bias = AlignedBuf::zeroed(nb_panels * OC_PANEL);
@@ -389,8 +440,20 @@ impl<W: WeightType> ConvStep<W> {
             chunks.extend(starts.map(|t| Chunk { segment, taps: t..(t + kc).min(taps.len()) }));
         }
         let parts = (0..spec.members).map(|m| split.part(m, (nb_pixels, MR), nb_panels).0);
-        let carried = if chunks.len() > 1 { longest_block(parts, block) } else { 0 };
-        Self { taps, chunks, bias, split, block, partial_len: carried * OC_PANEL, spec }
+        let longest = longest_block(parts, block);
+        let mut scratch_len = if chunks.len() > 1 { longest * OC_PANEL } else { 0 };
+        let mut gathered = Vec::new();
+        for (segment, taps) in spec.segments.iter().zip(&mut taps) {
+            gathered.push(segment.is_gathered().then(|| {
+                let (start, plane_stride) = (scratch_len, longest * C_BLOCK);
+                scratch_len += segment.src.nb_planes() * plane_stride;
+                // A tap is a plane.
+                *taps = (0..taps.len()).map(|tap| (tap * plane_stride) as u32).collect();
+                let pixels = (0..longest).map(|pixel| (pixel * C_BLOCK) as u32).collect();
+                Gathered { start, plane_stride, pixels }
+            }));
+        }
+        Self { gathered, taps, chunks, bias, split, block, scratch_len, spec }
     }
 
     /// How the work is divided.
@@ -409,7 +472,7 @@ impl<W: WeightType> ConvStep<W> {
 
 impl<W: WeightType> Step for ConvStep<W> {
     fn scratch_len(&self) -> usize {
-        self.partial_len
+        self.scratch_len
     }
 
     unsafe fn run(&self, worker: &Worker<'_>) {
@@ -420,18 +483,31 @@ impl<W: WeightType> Step for ConvStep<W> {
         let nb_panels = self.bias.len() / OC_PANEL;
         let (pixels, panels) =
             self.split.part(worker.member, (spec.dst_pixels.len(), MR), nb_panels);
-        let partial = worker.scratch(self.partial_len);
+        let scratch = worker.scratch(self.scratch_len);
         let residual = spec.residual.as_ref().zip(spec.res_pixels.as_ref());
         for block in blocks(pixels, self.block) {
+            for (segment, gathered) in spec.segments.iter().zip(&self.gathered) {
+                if let Some(gathered) = gathered {
+                    // SAFETY: the caller's; scratch memory has a place for it, and no kernel runs.
+                    unsafe { segment.gather(worker, block.clone(), gathered, scratch) };
+                }
+            }
             for panel in panels.clone() {
                 // Blocks of 8 channels that exist in the last panel.
                 let nb_blocks = (dst.nb_planes() - 2 * panel).min(2);
                 for (i, chunk) in self.chunks.iter().enumerate() {
                     let segment = &spec.segments[chunk.segment];
-                    let src = &segment.src;
+                    let (src, pixels) = (&segment.src, &segment.src_pixels[block.clone()]);
                     let first_block = match src.layout {
                         Layout::Blocked => segment.geometry.panel_first_ic_block(panel),
                         Layout::Interleaved => 0,
+                    };
+                    let (first, pixels) = match &self.gathered[chunk.segment] {
+                        Some(g) => {
+                            let first = g.start + first_block * g.plane_stride;
+                            (scratch.wrapping_add(first), &g.pixels[..block.len()])
+                        }
+                        None => (worker.arena(src.base + first_block * src.plane_stride()), pixels),
                     };
                     let weights = self.weights(chunk, panel);
                     let next = match self.chunks.get(i + 1) {
@@ -443,8 +519,8 @@ impl<W: WeightType> Step for ConvStep<W> {
                     };
                     let taps = &self.taps[chunk.segment][chunk.taps.clone()];
                     let args = PanelArgs {
-                        src: worker.arena(src.base + first_block * src.plane_stride()),
-                        src_pixels: segment.src_pixels[block.clone()].as_ptr(),
+                        src: first,
+                        src_pixels: pixels.as_ptr(),
                         nb_pixels: block.len(),
                         taps: taps.as_ptr(),
                         nb_taps: taps.len(),
@@ -463,7 +539,7 @@ impl<W: WeightType> Step for ConvStep<W> {
                             .map_or(std::ptr::null(), |(_, t)| t[block.clone()].as_ptr()),
                         res_block_stride: residual.map_or(0, |(res, _)| res.plane_stride()),
                         clamp: [spec.clamp.min, spec.clamp.max],
-                        partial,
+                        partial: scratch,
                         first: i == 0,
                         last: i + 1 == self.chunks.len(),
                     };
