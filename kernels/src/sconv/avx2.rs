@@ -67,14 +67,16 @@ impl Weight for f16 {
 unsafe fn panel<W: Weight>(args: &PanelArgs<W>) {
     // SAFETY: the contract is the caller's.
     unsafe {
-        match (W::UNROLLED && args.tap_len == C_BLOCK, args.nb_pixels) {
+        match (args.tap_len == C_BLOCK, W::UNROLLED, args.nb_pixels) {
+            // Rows of an image's windows: rarely few.
+            (false, _, _) => pixels::<W, 0, 1>(args),
             // One pass over the weights, at the speed of memory: the hardware's own prefetch is best.
-            (true, 0..MR) => pixels::<W, C_BLOCK, 0>(args),
-            (true, MR..FEW_PIXELS) => pixels::<W, C_BLOCK, C_BLOCK>(args),
-            (true, _) => pixels::<W, C_BLOCK, 1>(args),
-            (false, 0..MR) => pixels::<W, 0, 0>(args),
-            (false, MR..FEW_PIXELS) => pixels::<W, 0, C_BLOCK>(args),
-            (false, _) => pixels::<W, 0, 1>(args),
+            (true, true, 0..MR) => pixels::<W, C_BLOCK, 0>(args),
+            (true, true, MR..FEW_PIXELS) => pixels::<W, C_BLOCK, C_BLOCK>(args),
+            (true, true, _) => pixels::<W, C_BLOCK, 1>(args),
+            (true, false, 0..MR) => pixels::<W, 0, 0>(args),
+            (true, false, MR..FEW_PIXELS) => pixels::<W, 0, C_BLOCK>(args),
+            (true, false, _) => pixels::<W, 0, 1>(args),
         }
     }
 }

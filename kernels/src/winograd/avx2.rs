@@ -56,11 +56,5 @@ unsafe fn transform_input<F: Transform>(args: &InputArgs) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn transform_output<F: Transform>(args: &OutputArgs) {
     // SAFETY: the contract is the caller's.
-    unsafe {
-        if args.residual.is_null() {
-            tiles::transform_output::<F, __m256, false>(args);
-        } else {
-            tiles::transform_output::<F, __m256, true>(args);
-        }
-    }
+    unsafe { tiles::transform_output::<F, __m256>(args) }
 }

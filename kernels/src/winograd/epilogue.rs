@@ -1,6 +1,6 @@
 //! What follows the output transform: bias, residual, clamp, store.
 
-use super::tiles::Sink;
+use super::tiles::{Grid, Sink};
 use super::vector::Vector;
 use super::{OutputArgs, Tile};
 use crate::layout::C_BLOCK;
@@ -56,6 +56,20 @@ impl<V: Vector, const RESIDUAL: bool> Epilogue<V, RESIDUAL> {
             }
             let dst = self.dst.add(i * self.dst_row_stride + j * C_BLOCK);
             y.clamp(self.min, self.max).store(dst);
+        }
+    }
+
+    /// Finishes the pixels that `tile` has, of the whole tile `y`.
+    ///
+    /// # Safety
+    /// As [`Self::new`], for this tile; `y` is readable.
+    #[inline(always)]
+    pub(super) unsafe fn store_extent(&self, tile: &Tile, y: Grid<*const f32>) {
+        for i in 0..usize::from(tile.dst_extent[0]) {
+            for j in 0..usize::from(tile.dst_extent[1]) {
+                // SAFETY: the caller's.
+                unsafe { self.store(i, j, y.load(i, j)) }
+            }
         }
     }
 }

@@ -53,11 +53,5 @@ unsafe fn transform_input<F: Transform>(args: &InputArgs) {
 /// As [`Kernel::transform_output_raw`].
 unsafe fn transform_output<F: Transform>(args: &OutputArgs) {
     // SAFETY: the contract is the caller's.
-    unsafe {
-        if args.residual.is_null() {
-            tiles::transform_output::<F, float32x4_t, false>(args);
-        } else {
-            tiles::transform_output::<F, float32x4_t, true>(args);
-        }
-    }
+    unsafe { tiles::transform_output::<F, float32x4_t>(args) }
 }

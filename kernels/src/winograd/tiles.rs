@@ -142,35 +142,68 @@ unsafe fn fill_up<V: Vector>(
 }
 
 /// # Safety
-/// As [`transform_output_raw`](super::Kernel::transform_output_raw) and [`Vector`]; there is a
-/// residual if `RESIDUAL`.
+/// As [`transform_output_raw`](super::Kernel::transform_output_raw) and [`Vector`].
 #[inline(always)]
-pub(super) unsafe fn transform_output<F: Transform, V: Vector, const RESIDUAL: bool>(
-    args: &OutputArgs,
-) {
-    let m = F::VARIANT.m();
-    let mut whole = [0.0f32; TILE_LEN];
+pub(super) unsafe fn transform_output<F: Transform, V: Vector>(args: &OutputArgs) {
+    // SAFETY: the contract is the caller's.
+    unsafe {
+        if args.residual.is_null() {
+            whole_tiles::<F, V, false>(args);
+        } else {
+            whole_tiles::<F, V, true>(args);
+        }
+        partial_tiles::<F, V>(args);
+    }
+}
+
+/// The tiles that the destination has whole.
+///
+/// # Safety
+/// As [`transform_output`]; there is a residual if `RESIDUAL`.
+#[inline(always)]
+unsafe fn whole_tiles<F: Transform, V: Vector, const RESIDUAL: bool>(args: &OutputArgs) {
+    let m = F::VARIANT.m() as u8;
     for index in 0..args.nb_tiles {
         for lane in (0..args.nb_blocks * C_BLOCK).step_by(V::LANES) {
             // SAFETY: addresses are those of the contract.
             unsafe {
                 let tile = &*args.tiles.add(index);
-                let src = args.src.add(index * OC_PANEL + lane);
-                let src = points::<F, _>(src, args.point_stride);
-                let epilogue = Epilogue::<V, RESIDUAL>::new(args, tile, lane);
-                if tile.dst_extent == [m as u8; 2] {
-                    F::output(src, epilogue);
-                    continue;
+                if tile.dst_extent == [m; 2] {
+                    let src = args.src.add(index * OC_PANEL + lane);
+                    let epilogue = Epilogue::<V, RESIDUAL>::new(args, tile, lane);
+                    F::output(points::<F, _>(src, args.point_stride), epilogue);
                 }
-                // Keep what exists.
-                let (row_stride, column_stride) = (m * C_BLOCK, C_BLOCK);
+            }
+        }
+    }
+}
+
+/// The others: what exists of them.
+///
+/// # Safety
+/// As [`transform_output`].
+#[inline(always)]
+unsafe fn partial_tiles<F: Transform, V: Vector>(args: &OutputArgs) {
+    let m = F::VARIANT.m();
+    let (row_stride, column_stride) = (m * C_BLOCK, C_BLOCK);
+    let mut whole = [0.0f32; TILE_LEN];
+    for index in 0..args.nb_tiles {
+        // SAFETY: addresses are those of the contract; `whole` holds m x m pixels.
+        unsafe {
+            let tile = &*args.tiles.add(index);
+            if tile.dst_extent == [m as u8; 2] {
+                continue;
+            }
+            for lane in (0..args.nb_blocks * C_BLOCK).step_by(V::LANES) {
+                let src = args.src.add(index * OC_PANEL + lane);
                 let start = whole.as_mut_ptr();
-                F::output::<V>(src, Grid { start, row_stride, column_stride });
+                let y = Grid { start, row_stride, column_stride };
+                F::output::<V>(points::<F, _>(src, args.point_stride), y);
                 let y = Grid { start: start.cast_const(), row_stride, column_stride };
-                for i in 0..usize::from(tile.dst_extent[0]) {
-                    for j in 0..usize::from(tile.dst_extent[1]) {
-                        epilogue.store(i, j, y.load(i, j));
-                    }
+                if args.residual.is_null() {
+                    Epilogue::<V, false>::new(args, tile, lane).store_extent(tile, y);
+                } else {
+                    Epilogue::<V, true>::new(args, tile, lane).store_extent(tile, y);
                 }
             }
         }
