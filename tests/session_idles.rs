@@ -23,10 +23,16 @@ fn an_idle_session_uses_no_cpu() {
         // On a busy machine it may ring for this request.
         let _ = session.run(&[TensorView::f32(&image)], &mut [&mut logits], soon);
         thread::sleep(Duration::from_millis(600));
-        let before = cpu_time();
-        thread::sleep(Duration::from_secs(1));
-        let used = cpu_time() - before;
-        assert!(used <= Duration::from_millis(10), "{hint}: {used:?} of a second");
+        let used_in_a_second = || {
+            let before = cpu_time();
+            thread::sleep(Duration::from_secs(1));
+            cpu_time() - before
+        };
+        // On a busy machine the alarm may ring, or a worker rest, later than that; who polls does so every second.
+        let few = Duration::from_millis(10);
+        let busy = (0..5).map(|_| used_in_a_second()).take_while(|used| *used > few);
+        let busy: Vec<Duration> = busy.collect();
+        assert!(busy.len() < 5, "{hint}: {busy:?} of a second each");
     }
 }
 

@@ -7,17 +7,19 @@ mod common;
 
 use common::guarded::{Guarded, Placement};
 use common::{
-    Line, Rng, flat, winograd_f2_tolerance, winograd_f4_tolerance, winograd_f6_tolerance,
+    Line, Rng, direct_tolerance, flat, winograd_f2_tolerance, winograd_f4_tolerance,
+    winograd_f6_tolerance,
 };
 use skipstone_kernels::layout::{C_BLOCK, LayoutTag, OC_PANEL};
 use skipstone_kernels::pack::{ConvGeometry, pack};
 use skipstone_kernels::registry;
 use skipstone_kernels::sconv::PanelArgs;
+use skipstone_kernels::winograd::multiply::MR;
 use skipstone_kernels::winograd::reference::{
     Matrix, filter_matrix, input_matrix, output_matrix, sandwich,
 };
 use skipstone_kernels::winograd::{
-    FilterArgs, InputArgs, Kernel, OutputArgs, Tile, Variant, point_stride,
+    FilterArgs, InputArgs, Kernel, MultiplyArgs, OutputArgs, Tile, Variant, point_stride,
 };
 
 fn lines(place: Placement, len: usize, fill: f32) -> Guarded<Line> {
@@ -234,6 +236,72 @@ fn transform_output_is_its_matrix_and_writes_only_what_exists() {
                 }
             }
             assert!(dst.iter().all(|v| *v == GUARD), "{} wrote outside its tiles", kernel.name);
+        }
+    }
+}
+
+/// Rows of `len` numbers for all points, each row a stride after the one before: the last ends the buffer. What is
+/// between rows is no number.
+fn rows(place: Placement, nb_points: usize, len: usize, rng: &mut Rng) -> (Guarded<Line>, usize) {
+    let stride = point_stride::<f32>(len);
+    let mut buffer = lines(place, (nb_points - 1) * stride + len, f32::NAN);
+    for at in (0..nb_points).flat_map(|p| p * stride..p * stride + len) {
+        buffer[at / 16].0[at % 16] = rng.f32();
+    }
+    (buffer, stride)
+}
+
+#[test]
+fn multiply_is_a_matrix_product_around_the_tile() {
+    let mut rng = Rng(5);
+    for (kernel, place) in available() {
+        let nb_points = kernel.variant.nb_points();
+        let sizes = (1..=2 * MR + 1).flat_map(|t| [(t, 1, true), (t, 3, false)]);
+        for (nb_tiles, nb_blocks, first) in sizes {
+            // `v` needs no alignment, and may end within a line.
+            let v_stride = point_stride::<f32>(nb_blocks * nb_tiles * C_BLOCK);
+            let v_len = (nb_points - 1) * v_stride + nb_blocks * nb_tiles * C_BLOCK;
+            let v = place.copy(&rng.vec(v_len));
+            let (u, u_stride) = rows(place, nb_points, nb_blocks * C_BLOCK * OC_PANEL, &mut rng);
+            let (mut m, m_stride) = rows(place, nb_points, nb_tiles * OC_PANEL, &mut rng);
+            let (u, before) = (flat(&u), flat(&m).to_vec());
+            // SAFETY: the kernel is available, and the buffers have the lengths of the contract.
+            unsafe {
+                kernel.multiply_raw(&MultiplyArgs {
+                    nb_points,
+                    v: v.as_ptr(),
+                    v_point_stride: v_stride,
+                    v_block_stride: nb_tiles * C_BLOCK,
+                    nb_tiles,
+                    nb_blocks,
+                    u: u.as_ptr(),
+                    u_point_stride: u_stride,
+                    m: m.as_mut_ptr().cast(),
+                    m_point_stride: m_stride,
+                    first,
+                    next: u.as_ptr().cast(),
+                });
+            }
+            for (at, found) in flat(&m).iter().enumerate() {
+                let (p, t, o) = (at / m_stride, at % m_stride / OC_PANEL, at % OC_PANEL);
+                if t >= nb_tiles {
+                    assert!(found.is_nan(), "{} wrote between points", kernel.name);
+                    continue;
+                }
+                let mut sum = if first { 0.0 } else { f64::from(before[at]) };
+                let mut magnitude = sum.abs();
+                for i in 0..nb_blocks * C_BLOCK {
+                    let x = v[p * v_stride + (i / C_BLOCK * nb_tiles + t) * C_BLOCK + i % C_BLOCK];
+                    let term = f64::from(x) * f64::from(u[p * u_stride + i * OC_PANEL + o]);
+                    sum += term;
+                    magnitude += term.abs();
+                }
+                assert!(
+                    (f64::from(*found) - sum).abs() <= direct_tolerance(magnitude),
+                    "{}: point {p}, tile {t} of {nb_tiles}, channel {o}: {found}, expected {sum}",
+                    kernel.name
+                );
+            }
         }
     }
 }

@@ -105,14 +105,31 @@ fn fill(arch: &Architecture, file: &Bytes, options: &ImportOptions) -> Result<Mo
 /// How a file's tensors differ from an architecture's, in its order.
 #[derive(Default)]
 struct Differences {
-    missing: Vec<String>,
-    misshapen: Vec<String>,
-    unexpected: Vec<String>,
+    missing: List,
+    misshapen: List,
+    unexpected: List,
 }
 
 impl Differences {
     fn is_none(&self) -> bool {
-        self.missing.is_empty() && self.misshapen.is_empty() && self.unexpected.is_empty()
+        [&self.missing, &self.misshapen, &self.unexpected].iter().all(|list| list.count == 0)
+    }
+}
+
+/// Tensors of a kind: a file may have more than anyone wants to read about.
+#[derive(Default)]
+struct List {
+    count: usize,
+    /// What the first ones are.
+    first: Vec<String>,
+}
+
+impl List {
+    fn push(&mut self, text: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.first.len() < MAX_LISTED {
+            self.first.push(text());
+        }
     }
 }
 
@@ -137,12 +154,10 @@ fn compare(
     for t in initializers {
         let expected: Vec<usize> = t.dims.iter().map(|&d| d as usize).collect();
         match tensors.get(t.name.as_str()) {
-            None => differences.missing.push(format!("{} {expected:?}", t.name)),
-            Some(found) if found.shape() != expected => differences.misshapen.push(format!(
-                "{} {:?} instead of {expected:?}",
-                t.name,
-                found.shape()
-            )),
+            None => differences.missing.push(|| format!("{} {expected:?}", t.name)),
+            Some(found) if found.shape() != expected => differences
+                .misshapen
+                .push(|| format!("{} {:?} instead of {expected:?}", t.name, found.shape())),
             Some(_) => {}
         }
     }
@@ -150,8 +165,9 @@ fn compare(
     let mut unexpected: Vec<_> =
         tensors.iter().filter(|(name, _)| !known.contains(*name)).collect();
     unexpected.sort_by_key(|(name, _)| *name);
-    differences.unexpected =
-        unexpected.iter().map(|(name, t)| format!("{} {:?}", printable(name), t.shape())).collect();
+    for (name, t) in unexpected {
+        differences.unexpected.push(|| format!("{} {:?}", printable(name), t.shape()));
+    }
     Ok((model, differences))
 }
 
@@ -171,16 +187,17 @@ fn mismatch(arch: &Architecture, differences: &Differences, tensors: &Tensors) -
         ("unexpected", &differences.unexpected),
     ]
     .iter()
-    .filter(|(_, list)| !list.is_empty())
+    .filter(|(_, list)| list.count > 0)
     .map(|(what, list)| {
-        let rest = if list.len() > MAX_LISTED { ", ..." } else { "" };
-        let listed = list[..list.len().min(MAX_LISTED)].join(", ");
-        format!("{} {what}: {listed}{rest}", list.len())
+        let rest = if list.count > MAX_LISTED { ", ..." } else { "" };
+        format!("{} {what}: {}{rest}", list.count, list.first.join(", "))
     })
     .collect();
     let message = format!("not the weights of {}: tensors {}", arch.name, parts.join("; "));
     let fits = |other: &Architecture| {
-        compare(other, tensors, &ImportOptions::default()).is_ok_and(|(_, d)| d.is_none())
+        // Counted first: to sort thousands of names for each architecture would take seconds.
+        other.blueprint(None, None).is_ok_and(|b| initializers(&b.model).len() == tensors.len())
+            && compare(other, tensors, &ImportOptions::default()).is_ok_and(|(_, d)| d.is_none())
     };
     match torchvision().find(|other| fits(other)) {
         Some(other) => Error::invalid(format!("{message}; this looks like {}", other.name)),

@@ -76,9 +76,10 @@ fn a_body_that_is_too_long_is_refused_at_its_head() {
 fn silent_and_slow_connections_are_closed_and_others_served() {
     let folder = Folder::new("slow");
     let mut settings = settings(&folder);
-    settings.limits.head_timeout = Duration::from_millis(300);
-    settings.limits.idle_timeout = Duration::from_millis(600);
-    settings.limits.body_timeout = Duration::from_millis(300);
+    // Long enough for those that do send, on a machine that has other work; far less than the patience below.
+    settings.limits.head_timeout = Duration::from_secs(3);
+    settings.limits.idle_timeout = Duration::from_secs(4);
+    settings.limits.body_timeout = Duration::from_secs(3);
     let server = Running::start(settings);
     let mut silent: Vec<Client> = (0..20).map(|_| server.client()).collect();
     let mut slow: Vec<Client> = (0..20).map(|_| server.client()).collect();
