@@ -99,6 +99,8 @@ impl Server {
     /// A model that cannot be served at the start; requests that were not finished in time.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self { listener, settings } = self;
+        // What the program carries cannot change: without files an idle server sleeps.
+        let reload_period = settings.reload.filter(|_| settings.sources.has_files());
         let repository = Repository::new(settings.sources, settings.execution);
         let app = Arc::new(App::new(settings.limits.clone(), repository));
         let (close, closing) = watch::channel(false);
@@ -120,7 +122,7 @@ impl Server {
         }
         app.enter(Phase::Serving);
         info!("ready");
-        let watching = settings.reload.map(|period| tokio::spawn(reload(Arc::clone(&app), period)));
+        let watching = reload_period.map(|period| tokio::spawn(reload(Arc::clone(&app), period)));
 
         stop.await;
         app.enter(Phase::Draining);
