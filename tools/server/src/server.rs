@@ -147,6 +147,8 @@ impl Server {
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
+    // Answers are written at once and whole. Connections inherit it.
+    socket.set_nodelay(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -186,8 +188,6 @@ impl Connections {
     }
 
     fn spawn(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
-        // Answers are written at once and whole.
-        let _ = stream.set_nodelay(true);
         let (router, limits) = (self.router.clone(), Arc::clone(&self.limits));
         let (app, closing) = (Arc::clone(&self.app), self.closing.clone());
         tokio::spawn(async move {
