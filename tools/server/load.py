@@ -235,7 +235,7 @@ async def idle(args):
     """No CPU time from one second after the last request on; with a model in a file, which is looked at every
     second, next to none."""
     seconds, found = 3 if args.short else 20, []
-    for model, options, most in [("built in", [], 1e-5), ("in a file", ["--model", f"m={MODEL_FILE}"], 1e-3)]:
+    for model, options, most in [("built in", [], 5e-5), ("in a file", ["--model", f"m={MODEL_FILE}"], 1e-3)]:
         with Server(args.binary, *options, *CALM, cpus=args.cpus) as server:
             await closed_loop(server.port, classify(), 4, during(2))
             await asyncio.sleep(1)
