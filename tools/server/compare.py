@@ -25,6 +25,7 @@ from client import Connection, closed_loop, during, post
 from serving import CALM, Server, free_port, on, split_cpus
 
 HERE = Path(__file__).parent
+SERVED, BARE = "skipstone serve --hint throughput", "the library alone (bench --scenario offline)"
 
 
 class Peer(Server):
@@ -128,9 +129,9 @@ def main():
         image = np.random.default_rng(0).standard_normal(image_len(about["inputs"]), np.float32)
         logits, rates = {}, {}
         runs = {
-            "skipstone serve --hint throughput": lambda: ours(args, "throughput", image, logits),
+            SERVED: lambda: ours(args, "throughput", image, logits),
+            BARE: lambda: library(args),
             "skipstone serve --hint latency": lambda: ours(args, "latency", image, logits),
-            "the library alone (bench --scenario offline)": lambda: library(args),
             "FastAPI, 1 request at a time": lambda: theirs(args, 1, image, logits),
             f"FastAPI, {streams} request{'s' * (streams > 1)} at a time": lambda: theirs(args, streams, image, logits),
         }
@@ -140,10 +141,14 @@ def main():
     scale = np.abs(logits["theirs"]).max()
     error = np.abs(logits["ours"] - logits["theirs"]).max() / scale
     assert error <= 2e-4, f"logits differ by {error:.1e} of the largest"
-    first = statistics.median(rates["skipstone serve --hint throughput"])
+    served, bare = (rates[name] for name in (SERVED, BARE))
+    first = statistics.median(served)
     for name, values in rates.items():
         middle = statistics.median(values)
         print(f"{middle:9.1f} /s  {middle / first:5.2f}  {name}")
+    # Neighbours in time: the machine may be faster or slower a minute later.
+    overhead = statistics.median(1 - ours / alone for ours, alone in zip(served, bare, strict=True))
+    print(f"{overhead:9.1%} of the library's throughput is lost to the server, median of {args.rounds} rounds")
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ pub fn run(args: &Args, builtin: Option<(&'static str, &'static [u8])>) -> anyho
         // Decoders, and one for the model files.
         .max_blocking_threads(cpus + 1)
         .thread_name("http")
+        .on_thread_start(give_way)
         .enable_all()
         .build()?;
     runtime.block_on(async {
@@ -69,6 +70,21 @@ pub fn run(args: &Args, builtin: Option<(&'static str, &'static [u8])>) -> anyho
         info!(address = %server.local_addr()?, "listening");
         server.run(stop).await
     })
+}
+
+/// Has this thread, when it wakes up and no CPU is free, wait for its turn instead of interrupting a run. It
+/// then finds several requests at once, and a server under overload refuses them for less.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    {
+        // Threads that this one starts, such as a session's, are not meant.
+        let policy = libc::SCHED_BATCH | libc::SCHED_RESET_ON_FORK;
+        // As the kernel's `sched_param`. musl has no function for this call.
+        let priority: libc::c_int = 0;
+        // SAFETY: the call reads one `int`, which outlives it; 0 is the calling thread. If it is refused,
+        // the thread goes on as it was.
+        unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const priority) };
+    }
 }
 
 /// Ends at the first signal to stop. A second one ends the process.

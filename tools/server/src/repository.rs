@@ -26,6 +26,14 @@ pub struct Sources {
     pub repository: Option<PathBuf>,
 }
 
+impl Sources {
+    /// Whether there is anything that may change.
+    pub(crate) fn has_files(&self) -> bool {
+        let is_file = |(_, source): &(String, Source)| matches!(source, Source::File(_));
+        self.repository.is_some() || self.models.iter().any(is_file)
+    }
+}
+
 /// Longest name of a model.
 const MAX_NAME_LEN: usize = 128;
 /// How often a replaced model is looked at until its last request has ended.

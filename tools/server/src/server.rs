@@ -99,6 +99,8 @@ impl Server {
     /// A model that cannot be served at the start; requests that were not finished in time.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self { listener, settings } = self;
+        // What the program carries cannot change: without files an idle server sleeps.
+        let reload_period = settings.reload.filter(|_| settings.sources.has_files());
         let repository = Repository::new(settings.sources, settings.execution);
         let app = Arc::new(App::new(settings.limits.clone(), repository));
         let (close, closing) = watch::channel(false);
@@ -120,7 +122,7 @@ impl Server {
         }
         app.enter(Phase::Serving);
         info!("ready");
-        let watching = settings.reload.map(|period| tokio::spawn(reload(Arc::clone(&app), period)));
+        let watching = reload_period.map(|period| tokio::spawn(reload(Arc::clone(&app), period)));
 
         stop.await;
         app.enter(Phase::Draining);
@@ -145,6 +147,8 @@ impl Server {
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
+    // Answers are written at once and whole. Connections inherit it.
+    socket.set_nodelay(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -184,8 +188,6 @@ impl Connections {
     }
 
     fn spawn(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
-        // Answers are written at once and whole.
-        let _ = stream.set_nodelay(true);
         let (router, limits) = (self.router.clone(), Arc::clone(&self.limits));
         let (app, closing) = (Arc::clone(&self.app), self.closing.clone());
         tokio::spawn(async move {
