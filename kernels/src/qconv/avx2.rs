@@ -4,7 +4,9 @@
 //!    1 broadcast quad, 1 sum in i16, 1 product and the ones that widen it are 16 ymm.
 //! 2. Per pixel, a group of 4 takes 5 multiplications where plain code takes 8: 4 `vpmaddubsw`,
 //!    3 `vpaddw`, 1 `vpmaddwd` by ones, 1 `vpaddd`. At 2 multiplications per cycle a tile takes 20
-//!    cycles, and its 36 loads 18.
+//!    cycles, and its 36 loads 18. Its some 120 instructions take 20 too where 6 are issued per cycle, so a group
+//!    is not cheaper for fewer multiplications alone: one more instruction per pixel makes it as long as two
+//!    groups of 2.
 //! 3. A tile's two strips follow each other, so the second finds the source in L1.
 //! 4. The first tiles prefetch the next weights into L2, a line per group.
 
