@@ -239,9 +239,13 @@ async def idle(args):
         with Server(args.binary, *options, *CALM, cpus=args.cpus) as server:
             await closed_loop(server.port, classify(), 4, during(2))
             await asyncio.sleep(1)
-            before = cpu_seconds(server)
-            await asyncio.sleep(seconds)
-            spent = cpu_seconds(server) - before
+            # On a busy machine the last threads may come to rest later; who polls does so all the time.
+            for _ in range(3):
+                before = cpu_seconds(server)
+                await asyncio.sleep(seconds)
+                spent = cpu_seconds(server) - before
+                if spent <= most * seconds:
+                    break
         found.append(f"{spent / seconds * 1e6:.0f} us of CPU a second with a model {model}")
         assert spent <= most * seconds, found[-1]
     return ", ".join(found)
