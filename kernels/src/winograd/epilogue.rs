@@ -5,7 +5,7 @@ use super::vector::Vector;
 use super::{OutputArgs, Tile};
 use crate::layout::C_BLOCK;
 
-/// The end of one output tile, for the channels of a vector.
+/// The end of one output tile, for the channels of a vector; `RESIDUAL` where there may be one.
 #[derive(Clone, Copy)]
 pub(super) struct Epilogue<V, const RESIDUAL: bool> {
     bias: V,
@@ -13,6 +13,7 @@ pub(super) struct Epilogue<V, const RESIDUAL: bool> {
     max: V,
     dst: *mut f32,
     dst_row_stride: usize,
+    /// Or null.
     residual: *const f32,
     res_row_stride: usize,
 }
@@ -20,7 +21,7 @@ pub(super) struct Epilogue<V, const RESIDUAL: bool> {
 impl<V: Vector, const RESIDUAL: bool> Epilogue<V, RESIDUAL> {
     /// # Safety
     /// As [`transform_output_raw`](super::Kernel::transform_output_raw) and [`Vector`];
-    /// `lane < 8 * nb_blocks`, and there is a residual if `RESIDUAL`.
+    /// `lane < 8 * nb_blocks`, and there is no residual unless `RESIDUAL`.
     #[inline(always)]
     pub(super) unsafe fn new(args: &OutputArgs, tile: &Tile, lane: usize) -> Self {
         let (block, lane) = (lane / C_BLOCK, lane % C_BLOCK);
@@ -32,7 +33,7 @@ impl<V: Vector, const RESIDUAL: bool> Epilogue<V, RESIDUAL> {
                 max: V::splat(args.clamp[1]),
                 dst: args.dst.add(tile.dst as usize + block * args.dst_block_stride + lane),
                 dst_row_stride: args.dst_row_stride,
-                residual: if RESIDUAL {
+                residual: if RESIDUAL && !args.residual.is_null() {
                     args.residual.add(tile.res as usize + block * args.res_block_stride + lane)
                 } else {
                     std::ptr::null()
@@ -51,7 +52,7 @@ impl<V: Vector, const RESIDUAL: bool> Epilogue<V, RESIDUAL> {
         // SAFETY: the caller's.
         unsafe {
             let mut y = y.add(self.bias);
-            if RESIDUAL {
+            if RESIDUAL && !self.residual.is_null() {
                 y = y.add(V::load(self.residual.add(i * self.res_row_stride + j * C_BLOCK)));
             }
             let dst = self.dst.add(i * self.dst_row_stride + j * C_BLOCK);

@@ -147,7 +147,8 @@ unsafe fn fill_up<V: Vector>(
 pub(super) unsafe fn transform_output<F: Transform, V: Vector>(args: &OutputArgs) {
     // SAFETY: the contract is the caller's.
     unsafe {
-        if args.residual.is_null() {
+        // Vectors of whole blocks have code of their own for no residual; elsewhere that would only be more code.
+        if V::LANES == C_BLOCK && args.residual.is_null() {
             whole_tiles::<F, V, false>(args);
         } else {
             whole_tiles::<F, V, true>(args);
@@ -159,7 +160,7 @@ pub(super) unsafe fn transform_output<F: Transform, V: Vector>(args: &OutputArgs
 /// The tiles that the destination has whole.
 ///
 /// # Safety
-/// As [`transform_output`]; there is a residual if `RESIDUAL`.
+/// As [`transform_output`]; there is no residual unless `RESIDUAL`.
 #[inline(always)]
 unsafe fn whole_tiles<F: Transform, V: Vector, const RESIDUAL: bool>(args: &OutputArgs) {
     let m = F::VARIANT.m() as u8;
@@ -200,11 +201,7 @@ unsafe fn partial_tiles<F: Transform, V: Vector>(args: &OutputArgs) {
                 let y = Grid { start, row_stride, column_stride };
                 F::output::<V>(points::<F, _>(src, args.point_stride), y);
                 let y = Grid { start: start.cast_const(), row_stride, column_stride };
-                if args.residual.is_null() {
-                    Epilogue::<V, false>::new(args, tile, lane).store_extent(tile, y);
-                } else {
-                    Epilogue::<V, true>::new(args, tile, lane).store_extent(tile, y);
-                }
+                Epilogue::<V, true>::new(args, tile, lane).store_extent(tile, y);
             }
         }
     }
