@@ -163,7 +163,7 @@ impl QconvStep {
         if panel == self.nb_panels() {
             return (std::ptr::null(), 0);
         }
-        let [first, second] = quads.strips(panel, chunk);
+        let [first, second] = &quads.panel(panel, chunk).strips;
         let end = second.first + nb_quads(second.groups);
         let weights = &quads.weights()[first.first * QUAD_LEN..end * QUAD_LEN];
         (weights.as_ptr(), weights.len())
@@ -210,11 +210,13 @@ impl Step for QconvStep {
                 }
                 for run in 0..nb_runs {
                     let (chunk, source) = (run / sources.len(), run % sources.len());
+                    let own = quads.panel(panel, chunk);
                     let args = PanelArgs {
                         src: worker.arena_u8(sources[source].base, 0),
                         src_pixels: src_pixels.as_ptr(),
                         nb_pixels: block.len(),
-                        strips: quads.strips(panel, chunk).each_ref().map(|s| self.strip(s)),
+                        strips: own.strips.each_ref().map(|s| self.strip(s)),
+                        paired: own.paired,
                         next_weights: self.next_weights(panel, chunk),
                         bias: bias.as_ptr(),
                         requant,

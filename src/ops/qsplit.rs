@@ -95,7 +95,7 @@ impl Excesses {
         let mut places = vec![absent; geometry.nb_panels() * STRIPS * nb_sources];
         for panel in 0..geometry.nb_panels() {
             for chunk in 0..quads.nb_chunks {
-                for (half, strip) in quads.strips(panel, chunk).iter().enumerate() {
+                for (half, strip) in quads.panel(panel, chunk).strips.iter().enumerate() {
                     let places = &mut places[(panel * STRIPS + half) * nb_sources..][..nb_sources];
                     for at in strip.first..strip.first + nb_quads(strip.groups) {
                         let place = &mut places[quads.sources[at] as usize];

@@ -4,12 +4,15 @@
 //! [`skipstone_kernels::qconv`]) may come in any order, which is used here:
 //!
 //! 1. Quads whose weights are all zero are left out; so are other groups' channels.
-//! 2. A quad of which even a single product of two may exceed i16 is split: `w = w/2 + (w - w/2)`,
+//! 2. Strips that read nearly the same are paired: both get all quads of either, in one order.
+//! 3. A quad of which even a single product of two may exceed i16 is split: `w = w/2 + (w - w/2)`,
 //!    two quads that read the same bytes.
-//! 3. Quads are collected into groups of 4, each quad into the first open group that stays within
-//!    the certificate. What is left over forms groups of 2 and single quads.
+//! 4. Quads are collected into groups of 4, each quad into the first open group that stays within
+//!    the certificate. What is left over forms groups of 3, of 2, and single quads.
 //!
 //! So every sum is exact for every input, and nearly all multiplications are the cheapest.
+
+use std::ops::Range;
 
 use skipstone_kernels::layout::{C_BLOCK_U8, OC_PANEL};
 use skipstone_kernels::pack::ConvGeometry;
@@ -23,8 +26,10 @@ use crate::tensor::AlignedBuf;
 pub(crate) const STRIPS: usize = OC_PANEL / HALF;
 /// Quads of a strip's k-chunk: with both strips, 16 KiB of weights stay in L1.
 const CHUNK_QUADS: usize = (16 << 10) / (STRIPS * QUAD_LEN);
-/// Strips of a sample.
-const SAMPLED_STRIPS: usize = 8;
+/// Panels of a sample.
+const SAMPLED_PANELS: usize = 4;
+/// Most quads of paired strips, in percent of those that they need apart: pairs take that much less time.
+const MAX_PAIRED_PERCENT: usize = 105;
 /// Groups that are open at a time.
 const OPEN_GROUPS: usize = 32;
 
@@ -43,7 +48,15 @@ pub(crate) struct StripQuads {
     /// The first of its quads among all.
     pub(crate) first: usize,
     /// Numbers of groups, of the sizes [`GROUPS`].
-    pub(crate) groups: [usize; 3],
+    pub(crate) groups: [usize; 4],
+}
+
+/// One k-chunk of a panel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PanelQuads {
+    pub(crate) strips: [StripQuads; STRIPS],
+    /// Whether the strips' quads read the same, in the same groups.
+    pub(crate) paired: bool,
 }
 
 /// Packed weights.
@@ -53,8 +66,8 @@ pub(crate) struct Quads {
     weights: AlignedBuf,
     /// What each quad reads: its place in [`Quads::sources`].
     pub(crate) sources: Vec<u32>,
-    /// `[panel][chunk][strip]`.
-    strips: Vec<[StripQuads; STRIPS]>,
+    /// `[panel][chunk]`.
+    panels: Vec<PanelQuads>,
     /// K-chunks of each panel.
     pub(crate) nb_chunks: usize,
     /// Of each output channel, modulo 2^32.
@@ -65,23 +78,19 @@ impl Quads {
     /// Packs row-major `OIHW` weights.
     pub(crate) fn pack(geometry: &ConvGeometry, packing: Packing, oihw: &[i8]) -> Self {
         let source = Source::new(geometry, packing.layout, oihw);
-        let nb_panels = geometry.nb_panels();
-        let mut strips: Vec<Vec<Quad>> = (0..nb_panels * STRIPS)
-            .map(|strip| source.quads_of(strip * HALF..(strip + 1) * HALF))
-            .collect();
-        let longest = strips.iter().map(Vec::len).max().unwrap_or(0);
+        let mut panels: Vec<Vec<StripList>> =
+            (0..geometry.nb_panels()).map(|panel| source.strips(panel, packing)).collect();
+        let longest = panels.iter().flatten().map(|list| list.quads.len()).max().unwrap_or(0);
         let nb_chunks = longest.div_ceil(CHUNK_QUADS).max(1);
         let mut packed = Packed::default();
-        for panel in 0..nb_panels {
+        for lists in &mut panels {
             for chunk in 0..nb_chunks {
-                let pair = [0, 1].map(|half| {
-                    let quads = &mut strips[panel * STRIPS + half];
-                    let share = crate::threads::share(quads.len(), chunk, nb_chunks);
-                    packed.strip(&quads[share], packing.certified_max)
+                packed.panel(lists, packing.certified_max, |list| {
+                    let share = crate::threads::share(list.quads.len(), chunk, nb_chunks);
+                    &list.quads[share]
                 });
-                packed.strips.push(pair);
             }
-            strips[panel * STRIPS..][..STRIPS].iter_mut().for_each(|s| *s = Vec::new());
+            *lists = Vec::new();
         }
         let per_channel =
             geometry.packed_len(skipstone_kernels::layout::LayoutTag::RowMajor) / geometry.oc();
@@ -89,39 +98,35 @@ impl Quads {
         Self {
             weights: packed.aligned(),
             sources: packed.sources,
-            strips: packed.strips,
+            panels: packed.panels,
             nb_chunks,
             weight_sums: oihw.chunks(per_channel).map(sum).collect(),
         }
     }
 
-    /// How many quads of a sample of strips [`Quads::pack`] would put in groups of each of the sizes
+    /// How many quads of a sample of panels [`Quads::pack`] would put in groups of each of the sizes
     /// [`GROUPS`], and how many there are before any is split.
     pub(crate) fn sample(
         geometry: &ConvGeometry,
         packing: Packing,
         oihw: &[i8],
-    ) -> ([usize; 3], usize) {
+    ) -> ([usize; 4], usize) {
         let source = Source::new(geometry, packing.layout, oihw);
-        let nb_strips = geometry.nb_panels() * STRIPS;
-        let (mut groups, mut total) = ([0; 3], 0);
+        let nb_panels = geometry.nb_panels();
+        let mut total = 0;
         let mut packed = Packed::default();
-        for i in 0..nb_strips.min(SAMPLED_STRIPS) {
-            let strip = i * nb_strips / nb_strips.min(SAMPLED_STRIPS);
-            let mut quads = source.quads_of(strip * HALF..(strip + 1) * HALF);
-            quads.truncate(CHUNK_QUADS);
-            total += quads.len();
-            let strip = packed.strip(&quads, packing.certified_max);
-            for (sum, (n, size)) in groups.iter_mut().zip(strip.groups.into_iter().zip(GROUPS)) {
-                *sum += n * size;
-            }
+        for i in 0..nb_panels.min(SAMPLED_PANELS) {
+            let lists = source.strips(i * nb_panels / nb_panels.min(SAMPLED_PANELS), packing);
+            let sampled = |list: &StripList| list.quads.len().min(CHUNK_QUADS);
+            total += lists.iter().map(|list| list.strips.len() * sampled(list)).sum::<usize>();
+            packed.panel(&lists, packing.certified_max, |list| &list.quads[..sampled(list)]);
         }
-        (groups, total)
+        (quads_by_group(&packed.panels), total)
     }
 
-    /// The strips of a panel's k-chunk.
-    pub(crate) fn strips(&self, panel: usize, chunk: usize) -> &[StripQuads; STRIPS] {
-        &self.strips[panel * self.nb_chunks + chunk]
+    /// A panel's k-chunk.
+    pub(crate) fn panel(&self, panel: usize, chunk: usize) -> &PanelQuads {
+        &self.panels[panel * self.nb_chunks + chunk]
     }
 
     /// All weights, [`QUAD_LEN`] for each quad.
@@ -140,22 +145,32 @@ impl Quads {
     }
 
     /// Quads in groups of each of the sizes [`GROUPS`].
-    pub(crate) fn quads_by_group(&self) -> [usize; 3] {
-        let mut quads = [0; 3];
-        for strip in self.strips.iter().flatten() {
-            for i in 0..GROUPS.len() {
-                quads[i] += strip.groups[i] * GROUPS[i];
-            }
-        }
-        quads
+    pub(crate) fn quads_by_group(&self) -> [usize; 4] {
+        quads_by_group(&self.panels)
     }
 }
 
-/// 4 weights for each of 8 output channels, and what they are multiplied with.
+fn quads_by_group(panels: &[PanelQuads]) -> [usize; 4] {
+    let mut quads = [0; GROUPS.len()];
+    for strip in panels.iter().flat_map(|panel| &panel.strips) {
+        for i in 0..GROUPS.len() {
+            quads[i] += strip.groups[i] * GROUPS[i];
+        }
+    }
+    quads
+}
+
+/// 4 weights for each of a panel's output channels, and what they are multiplied with.
 #[derive(Clone, Copy)]
 struct Quad {
     source: u32,
-    weights: [i8; QUAD_LEN],
+    weights: [[i8; QUAD_LEN]; STRIPS],
+}
+
+/// The quads of one strip, which are zero for the other, or of two that are paired.
+struct StripList {
+    strips: Range<usize>,
+    quads: Vec<Quad>,
 }
 
 /// Row-major weights, as quads of a source see them.
@@ -171,8 +186,30 @@ impl<'a> Source<'a> {
         Self { geometry, layout, oihw }
     }
 
-    /// The quads that are not zero for all these output channels.
-    fn quads_of(&self, channels: std::ops::Range<usize>) -> Vec<Quad> {
+    /// The quads of a panel's strips, of both together where they can be paired.
+    fn strips(&self, panel: usize, packing: Packing) -> Vec<StripList> {
+        let quads = self.quads_of(panel * OC_PANEL..(panel + 1) * OC_PANEL);
+        let needs = |quad: &Quad, strip: usize| quad.weights[strip] != [0; QUAD_LEN];
+        let of_strip = |strip: usize| {
+            let own = quads.iter().filter(|quad| needs(quad, strip)).map(|quad| {
+                let mut own = Quad { weights: [[0; QUAD_LEN]; STRIPS], ..*quad };
+                own.weights[strip] = quad.weights[strip];
+                own
+            });
+            StripList { strips: strip..strip + 1, quads: own.collect() }
+        };
+        let apart: usize =
+            (0..STRIPS).map(|strip| quads.iter().filter(|quad| needs(quad, strip)).count()).sum();
+        let pays = quads.len() * STRIPS * 100 <= apart * MAX_PAIRED_PERCENT;
+        if packing.certified_max.is_some() && pays {
+            vec![StripList { strips: 0..STRIPS, quads }]
+        } else {
+            (0..STRIPS).map(of_strip).collect()
+        }
+    }
+
+    /// The quads that are not zero for all output channels of a panel.
+    fn quads_of(&self, channels: Range<usize>) -> Vec<Quad> {
         let geometry = self.geometry;
         let taps = self.taps();
         let (icg, ocg) = (geometry.ic() / geometry.groups(), geometry.oc() / geometry.groups());
@@ -182,10 +219,11 @@ impl<'a> Source<'a> {
             .map(|o| (o / ocg * icg, &self.oihw[o * icg * taps..][..icg * taps]))
             .collect();
         let quads = (0..nb_sources(geometry, self.layout)).map(|source| {
-            let mut weights = [0; QUAD_LEN];
+            let mut weights = [[0; QUAD_LEN]; STRIPS];
+            let fours = weights.as_flattened_mut();
             for i in 0..QUAD {
                 let Some((c, tap)) = self.place(source, i) else { continue };
-                for ((first, row), four) in rows.iter().zip(weights.chunks_exact_mut(QUAD)) {
+                for ((first, row), four) in rows.iter().zip(fours.chunks_exact_mut(QUAD)) {
                     // The group's own channels; absent ones have no weights.
                     if (*first..first + icg).contains(&c) {
                         four[i] = row[(c - first) * taps + tap];
@@ -194,7 +232,7 @@ impl<'a> Source<'a> {
             }
             Quad { source: source as u32, weights }
         });
-        quads.filter(|q| q.weights != [0; QUAD_LEN]).collect()
+        quads.filter(|quad| *quad.weights.as_flattened() != [0; STRIPS * QUAD_LEN]).collect()
     }
 
     /// The input channel and the tap of byte `i` of a source quad, but for bytes past a row's end.
@@ -233,23 +271,32 @@ pub(crate) fn nb_sources(geometry: &ConvGeometry, layout: Layout) -> usize {
 struct Packed {
     weights: Vec<[i8; QUAD_LEN]>,
     sources: Vec<u32>,
-    strips: Vec<[StripQuads; STRIPS]>,
+    panels: Vec<PanelQuads>,
 }
 
 impl Packed {
-    /// Appends a strip's k-chunk.
-    fn strip(&mut self, quads: &[Quad], certified_max: Option<u8>) -> StripQuads {
-        let first = self.sources.len();
-        let [fours, twos, ones] = match certified_max {
-            Some(max) => group(quads, &Limits::new(max)),
-            None => [Vec::new(), Vec::new(), quads.to_vec()],
-        };
-        let groups = [fours.len() / GROUPS[0], twos.len() / GROUPS[1], ones.len()];
-        for quad in fours.iter().chain(&twos).chain(&ones) {
-            self.weights.push(quad.weights);
-            self.sources.push(quad.source);
+    /// Appends a panel's k-chunk: the quads that `chunk` gives of each list.
+    fn panel<'l>(
+        &mut self,
+        lists: &'l [StripList],
+        certified_max: Option<u8>,
+        chunk: impl Fn(&'l StripList) -> &'l [Quad],
+    ) {
+        let mut strips = [StripQuads::default(); STRIPS];
+        for list in lists {
+            let quads = chunk(list);
+            let grouped = match certified_max {
+                Some(max) => group(quads, &Limits::new(max)),
+                None => [Vec::new(), Vec::new(), Vec::new(), quads.to_vec()],
+            };
+            let groups = std::array::from_fn(|i| grouped[i].len() / GROUPS[i]);
+            for strip in list.strips.clone() {
+                strips[strip] = StripQuads { first: self.sources.len(), groups };
+                self.weights.extend(grouped.iter().flatten().map(|quad| quad.weights[strip]));
+                self.sources.extend(grouped.iter().flatten().map(|quad| quad.source));
+            }
         }
-        StripQuads { first, groups }
+        self.panels.push(PanelQuads { strips, paired: lists.len() == 1 });
     }
 
     fn aligned(&self) -> AlignedBuf {
@@ -266,9 +313,12 @@ struct Limits {
     negative: i16,
 }
 
+/// Sums in i16 of a panel's quad: two for each output channel.
+const LANES: usize = STRIPS * QUAD_LEN / 2;
+
 /// Of each i16 sum: its positive weights, and the magnitudes of its negative ones.
 #[derive(Clone, Copy)]
-struct Sums([[i16; QUAD_LEN / 2]; 2]);
+struct Sums([[i16; LANES]; 2]);
 
 impl Limits {
     fn new(max: u8) -> Self {
@@ -279,7 +329,7 @@ impl Limits {
     fn hold(&self, sums: &Sums) -> bool {
         let [positive, negative] = sums.0;
         let mut within = true;
-        for lane in 0..QUAD_LEN / 2 {
+        for lane in 0..LANES {
             within &= positive[lane] <= self.positive && negative[lane] <= self.negative;
         }
         within
@@ -287,11 +337,11 @@ impl Limits {
 }
 
 impl Sums {
-    const ZERO: Self = Self([[0; QUAD_LEN / 2]; 2]);
+    const ZERO: Self = Self([[0; LANES]; 2]);
 
-    fn of(weights: &[i8; QUAD_LEN]) -> Self {
+    fn of(quad: &Quad) -> Self {
         let mut sums = Self::ZERO;
-        for (lane, pair) in weights.as_chunks::<2>().0.iter().enumerate() {
+        for (lane, pair) in quad.weights.as_flattened().as_chunks::<2>().0.iter().enumerate() {
             for w in pair {
                 sums.0[0][lane] += i16::from(*w).max(0);
                 sums.0[1][lane] -= i16::from(*w).min(0);
@@ -303,7 +353,7 @@ impl Sums {
     fn plus(&self, other: &Self) -> Self {
         let mut sums = *self;
         for i in 0..2 {
-            for lane in 0..QUAD_LEN / 2 {
+            for lane in 0..LANES {
                 sums.0[i][lane] += other.0[i][lane];
             }
         }
@@ -315,18 +365,21 @@ impl Sums {
 fn split(quads: &[Quad], limits: &Limits) -> Vec<Quad> {
     let mut all = Vec::with_capacity(quads.len());
     for quad in quads {
-        let (mut first, mut second) = (*quad, Quad { weights: [0; QUAD_LEN], ..*quad });
-        let sums = Sums::of(&quad.weights);
-        for lane in 0..QUAD_LEN / 2 {
+        let zeros = [[0; QUAD_LEN]; STRIPS];
+        let (mut first, mut second) = (*quad, Quad { weights: zeros, ..*quad });
+        let (halves, rest) = (first.weights.as_flattened_mut(), second.weights.as_flattened_mut());
+        let sums = Sums::of(quad);
+        for lane in 0..LANES {
             if sums.0[0][lane] > limits.positive || sums.0[1][lane] > limits.negative {
                 for i in [2 * lane, 2 * lane + 1] {
-                    first.weights[i] = quad.weights[i] / 2;
-                    second.weights[i] = quad.weights[i] - first.weights[i];
+                    let whole = halves[i];
+                    halves[i] = whole / 2;
+                    rest[i] = whole - halves[i];
                 }
             }
         }
         all.push(first);
-        if second.weights != [0; QUAD_LEN] {
+        if second.weights != zeros {
             all.push(second);
         }
     }
@@ -339,13 +392,16 @@ struct Open {
     sums: Sums,
 }
 
-/// The quads in groups of 4, in groups of 2, and single ones.
-fn group(quads: &[Quad], limits: &Limits) -> [Vec<Quad>; 3] {
-    let [mut fours, mut twos, mut ones] = [const { Vec::new() }; 3];
-    let mut left = Vec::new();
-    collect(split(quads, limits), GROUPS[0], limits, &mut fours, &mut left);
-    collect(left, GROUPS[1], limits, &mut twos, &mut ones);
-    [fours, twos, ones]
+/// The quads in groups of each of the sizes [`GROUPS`].
+fn group(quads: &[Quad], limits: &Limits) -> [Vec<Quad>; 4] {
+    let mut left = split(quads, limits);
+    let [fours, threes, twos] = [GROUPS[0], GROUPS[1], GROUPS[2]].map(|size| {
+        let (mut full, mut others) = (Vec::new(), Vec::new());
+        collect(std::mem::take(&mut left), size, limits, &mut full, &mut others);
+        left = others;
+        full
+    });
+    [fours, threes, twos, left]
 }
 
 /// Appends full groups of `size` quads to `full`, and the quads of others to `left`.
@@ -358,7 +414,7 @@ fn collect(
 ) {
     let mut open: Vec<Open> = Vec::with_capacity(OPEN_GROUPS + 1);
     for quad in quads {
-        let own = Sums::of(&quad.weights);
+        let own = Sums::of(&quad);
         let fits = open.iter().position(|group| limits.hold(&group.sums.plus(&own)));
         let Some(i) = fits else {
             if open.len() == OPEN_GROUPS {
@@ -418,7 +474,8 @@ mod tests {
                 let mut sums = vec![[0i32; QUAD]; geometry.nb_panels() * OC_PANEL * nb_sources];
                 for panel in 0..geometry.nb_panels() {
                     for chunk in 0..packed.nb_chunks {
-                        for (half, strip) in packed.strips(panel, chunk).iter().enumerate() {
+                        let quads = packed.panel(panel, chunk);
+                        for (half, strip) in quads.strips.iter().enumerate() {
                             let mut quad = strip.first;
                             for (n, size) in strip.groups.into_iter().zip(GROUPS) {
                                 for _ in 0..n {

@@ -68,8 +68,8 @@ pub struct StepSummary {
     /// How the work is divided over threads, e.g. `channels`, `pixels`.
     pub split: &'static str,
     /// Of an int8 convolution by sums of groups: how many quads of weights (4 inputs by 8 outputs) are
-    /// added in 16 bits in groups of 4, in groups of 2, and alone.
-    pub groups: Option<[usize; 3]>,
+    /// added in 16 bits in groups of 4, of 3, of 2, and alone.
+    pub groups: Option<[usize; 4]>,
     /// Images per pass: a batch may run through a part of the network in slices.
     pub images: usize,
     /// Multiply-accumulates, whole batch.

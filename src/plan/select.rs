@@ -651,7 +651,7 @@ const MIN_INT8_TILES: usize = 4;
 /// Times of a quad for a pixel: in a group of each of [`GROUPS`](skipstone_kernels::qconv::GROUPS), by the
 /// multiplications it takes; widened to 16 bits; of a source in two parts; and of preparing the source, which all
 /// strips share.
-const GROUP_COST: [f64; 3] = [0.625, 0.75, 1.0];
+const GROUP_COST: [f64; 4] = [0.625, 0.667, 0.75, 1.0];
 const INT16_COST: f64 = 1.08;
 const SPLIT_COST: f64 = 0.75;
 const PREPARATION_COST: f64 = 0.6;

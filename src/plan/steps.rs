@@ -86,7 +86,7 @@ struct Choice {
     algorithm: &'static str,
     kernel: &'static str,
     split: &'static str,
-    groups: Option<[usize; 3]>,
+    groups: Option<[usize; 4]>,
 }
 
 impl Choice {

@@ -16,12 +16,13 @@
 //!
 //! As in [`sconv`](crate::sconv), offsets of pixels and taps serve every stride, dilation and
 //! padding; padding is a frame of the source's zero point. Each strip has its own table of taps, so
-//! its quads may come in any order.
+//! its quads may come in any order. Where both strips of a panel have the same, a kernel may load what they
+//! read once for both ([`PanelArgs::paired`]).
 //!
 //! # Groups and their certificate
 //! `vpmaddubsw` adds two products in i16 and saturates; adding several of its results in i16
 //! before widening saves multiplications. Neither is exact for all operands. So quads come in
-//! *groups* of 4, then of 2, then single ones, and a kernel may add within a group, and per output
+//! *groups* of 4, then of 3, of 2, and single ones, and a kernel may add within a group, and per output
 //! channel, in two i16: of the bytes 0, 1 and of the bytes 2, 3. A [`Kernel::grouped`] kernel needs
 //! the certificate [`fits`] of every group. Sums of i32 are exact in any order, so grouping does not
 //! show in results.
@@ -49,7 +50,7 @@ pub const QUAD_LEN: usize = QUAD * HALF;
 /// Tallest register tile, in pixels.
 pub const MR: usize = 8;
 /// Quads per group, in the order of a strip.
-pub const GROUPS: [usize; 3] = [4, 2, 1];
+pub const GROUPS: [usize; 4] = [4, 3, 2, 1];
 
 /// Whether a group's sums fit i16 for all activations of `0..=max`: of each output channel and each
 /// half of the quads, the sum of all positive terms, and that of all negative ones.
@@ -80,7 +81,7 @@ pub struct Strip {
     /// Offset of each quad's bytes from a pixel's window; `nb_quads` of them.
     pub taps: *const u32,
     /// Numbers of groups, of the sizes [`GROUPS`].
-    pub groups: [usize; 3],
+    pub groups: [usize; 4],
 }
 
 impl Strip {
@@ -91,7 +92,7 @@ impl Strip {
 }
 
 /// Quads in these numbers of groups.
-pub fn nb_quads(groups: [usize; 3]) -> usize {
+pub fn nb_quads(groups: [usize; 4]) -> usize {
     groups.into_iter().zip(GROUPS).map(|(n, size)| n * size).sum()
 }
 
@@ -106,6 +107,8 @@ pub struct PanelArgs {
     pub nb_pixels: usize,
     /// Weights of both halves of the panel's channels.
     pub strips: [Strip; 2],
+    /// Whether the strips have the same taps and numbers of groups.
+    pub paired: bool,
     /// The weights that will be used next, to prefetch: start, and length in bytes.
     pub next_weights: (*const i8, usize),
     /// 16 biases.
@@ -131,7 +134,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// The tier its instructions need.
     pub isa: Isa,
-    /// Whether it adds groups in i16, and so needs the certificate [`fits`] of each.
+    /// Whether it adds groups in i16, and so needs the certificate [`fits`] of each. Such a kernel is also faster on
+    /// paired strips.
     pub grouped: bool,
     /// The largest activation for which its sums are exact.
     pub max: u8,
@@ -154,7 +158,8 @@ impl Kernel {
     /// # Safety
     /// - `self.isa` is available on this CPU.
     /// - For all pixels `m` and taps `t` of a strip: 4 elements of `src` at `src_pixels[m] + t` are
-    ///   readable; the tables, `weights` and `bias` have the lengths their fields document.
+    ///   readable; the tables, `weights` and `bias` have the lengths their fields document; where `paired` is
+    ///   set, the strips are.
     /// - If `last`: for all pixels `m`, what [`portable::store`](crate::requant::portable::store)
     ///   needs at `dst_pixels[m]` and `res_pixels[m]`, for all halves that the destination has.
     /// - `partial` is valid for `nb_pixels * 16` elements unless `first && last`.
@@ -204,6 +209,8 @@ impl Kernel {
             src: job.src.as_ptr(),
             src_pixels: job.src_pixels.as_ptr(),
             nb_pixels,
+            paired: job.strips[0].groups == job.strips[1].groups
+                && job.strips[0].taps == job.strips[1].taps,
             strips: job.strips.map(|s| Strip {
                 weights: s.weights.as_ptr(),
                 taps: s.taps.as_ptr(),
@@ -263,7 +270,7 @@ pub struct StripJob<'a> {
     /// See [`Strip::taps`].
     pub taps: &'a [u32],
     /// See [`Strip::groups`].
-    pub groups: [usize; 3],
+    pub groups: [usize; 4],
 }
 
 /// [`Dst`] over slices.
@@ -314,10 +321,10 @@ pub struct PanelJob<'a> {
     pub dst_pixels: &'a [u32],
 }
 
-/// Splits a run of pixels into as few register tiles as possible, of equal height or one less:
-/// the height, how many tiles have it, and how many one row less.
-pub const fn row_tiles(nb_pixels: usize) -> (usize, usize, usize) {
-    let nb_tiles = nb_pixels.div_ceil(MR);
+/// Splits a run of pixels into as few register tiles of at most `tallest` rows as possible, of equal height or one
+/// less: the height, how many tiles have it, and how many one row less.
+pub const fn row_tiles(nb_pixels: usize, tallest: usize) -> (usize, usize, usize) {
+    let nb_tiles = nb_pixels.div_ceil(tallest);
     if nb_tiles == 0 {
         return (0, 0, 0);
     }

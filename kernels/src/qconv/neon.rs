@@ -15,7 +15,7 @@ use crate::arrays::{from_fn, map};
 use std::arch::aarch64::*;
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use super::{Kernel, PanelArgs, QUAD_LEN, Strip, row_tiles};
+use super::{Kernel, MR, PanelArgs, QUAD_LEN, Strip, row_tiles};
 use crate::isa::Isa;
 use crate::layout::OC_PANEL;
 use crate::requant::HALF;
@@ -116,7 +116,7 @@ pub(super) unsafe fn panel<A: Arithmetic>(args: &PanelArgs) {
     // SAFETY: the contract is the caller's; the tiles partition `0..nb_pixels`.
     unsafe {
         let lacking = [A::lacking(&args.strips[0]), A::lacking(&args.strips[1])];
-        let (rows, tall, short) = row_tiles(args.nb_pixels);
+        let (rows, tall, short) = row_tiles(args.nb_pixels, MR);
         let mut m = 0;
         for t in 0..tall + short {
             let rows = if t < tall { rows } else { rows - 1 };

@@ -19,9 +19,9 @@ pub(crate) struct Layer<'a> {
     algorithm: &'a str,
     kernel: &'a str,
     split: &'a str,
-    /// Of an int8 convolution by groups: percent of its weights in groups of 4, of 2, and alone.
+    /// Of an int8 convolution by groups: percent of its weights in groups of 4, of 3, of 2, and alone.
     #[serde(skip_serializing_if = "Option::is_none")]
-    groups_percent: Option<[f64; 3]>,
+    groups_percent: Option<[f64; 4]>,
     #[serde(flatten)]
     choice: Option<Choice<'a>>,
     macs: u64,
@@ -95,7 +95,7 @@ pub(crate) fn plan_table(layers: &[Layer]) -> Table {
         "MACs",
         "weights",
         "activations",
-        "groups 4/2/1 (%)",
+        "groups 4/3/2/1 (%)",
         "measured (ms)",
     ];
     let any_groups = layers.iter().any(|l| l.groups_percent.is_some());
@@ -167,7 +167,7 @@ pub(crate) fn profile_table(layers: &[Layer]) -> Table {
 }
 
 /// Shares of a sum.
-fn percent(parts: [usize; 3]) -> [f64; 3] {
+fn percent(parts: [usize; 4]) -> [f64; 4] {
     let total = parts.iter().sum::<usize>().max(1);
     parts.map(|part| 100.0 * part as f64 / total as f64)
 }
