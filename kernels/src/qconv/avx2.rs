@@ -17,7 +17,7 @@ use std::arch::x86_64::*;
 use super::{Kernel, MR, PanelArgs, QUAD_LEN, Strip, row_tiles};
 use crate::isa::Isa;
 use crate::layout::OC_PANEL;
-use crate::requant::{HALF, avx2::store};
+use crate::requant::{HALF, avx2::store, avx2::store_both};
 
 /// The kernel's registry entry.
 pub const KERNEL: Kernel = Kernel::new("avx2-qconv-4x16", Isa::Avx2, true, u8::MAX, panel);
@@ -43,10 +43,10 @@ unsafe fn panel(args: &PanelArgs) {
             if args.paired {
                 let ahead = next.pass(&args.strips[0]);
                 match rows {
-                    4 => pair::<4>(args, m, nb_halves, ahead),
-                    3 => pair::<3>(args, m, nb_halves, ahead),
-                    2 => pair::<2>(args, m, nb_halves, ahead),
-                    _ => pair::<1>(args, m, nb_halves, ahead),
+                    4 => pair::<4>(args, m, ahead),
+                    3 => pair::<3>(args, m, ahead),
+                    2 => pair::<2>(args, m, ahead),
+                    _ => pair::<1>(args, m, ahead),
                 }
             } else {
                 for half in 0..nb_halves {
@@ -92,7 +92,7 @@ impl Fetch {
 /// As [`panel`], `args.paired`, and `m + ROWS <= nb_pixels`.
 #[target_feature(enable = "avx2")]
 #[inline(never)]
-unsafe fn pair<const ROWS: usize>(args: &PanelArgs, m: usize, nb_halves: usize, ahead: usize) {
+unsafe fn pair<const ROWS: usize>(args: &PanelArgs, m: usize, ahead: usize) {
     // SAFETY: every offset is one the contract of `Kernel::run_raw` covers.
     unsafe {
         let [Strip { mut taps, groups: [fours, threes, twos, ones], .. }, _] = args.strips;
@@ -127,11 +127,7 @@ unsafe fn pair<const ROWS: usize>(args: &PanelArgs, m: usize, nb_halves: usize, 
             return;
         }
         let (dst_pixels, res_pixels) = places(args, m);
-        for half in 0..2 {
-            if half < nb_halves {
-                store(&args.requant, &acc[half], half, &dst_pixels, &res_pixels);
-            }
-        }
+        store_both(&args.requant, &acc, &dst_pixels, &res_pixels);
     }
 }
 

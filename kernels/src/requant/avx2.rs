@@ -3,7 +3,8 @@
 //! 1. A result above the bounds is cut by one `vminps` before the conversion. One below is left to
 //!    the conversion and the saturating packs: even `i32::MIN`, which `vcvtps2dq` yields for what
 //!    does not fit, comes out of them as the smallest value.
-//! 2. Four pixels' channels are packed in one vector, and leave it 8 bytes at a time.
+//! 2. Four pixels' channels are packed in one vector, and leave it 8 bytes at a time; of both halves two pixels',
+//!    16 bytes at a time.
 //! 3. It is part of the micro-kernel that has the sums in registers: a call would pass them in memory.
 
 use std::arch::x86_64::*;
@@ -42,6 +43,59 @@ pub unsafe fn store<const ROWS: usize>(
 ) {
     // SAFETY: the contract is the caller's.
     unsafe {
+        let t = steps(q, acc, half, res_pixels);
+        match q.dst {
+            Dst::U8 { dst, zero_point, bounds } => {
+                let dst = dst.add(half * HALF);
+                store_u8(&t, zero_point, bounds, dst, dst_pixels);
+            }
+            Dst::F32 { .. } => store_f32(q, &t, half, dst_pixels),
+        }
+    }
+}
+
+/// The same of both halves, as far as the destination has them.
+///
+/// # Safety
+/// As [`store`].
+#[inline(always)]
+pub unsafe fn store_both<const ROWS: usize>(
+    q: &Requant,
+    acc: &[[__m256i; ROWS]; 2],
+    dst_pixels: &[usize; ROWS],
+    res_pixels: &[usize; ROWS],
+) {
+    // SAFETY: the contract is the caller's; a u8 destination has both halves.
+    unsafe {
+        // No loop over halves: sums with a varying index would live in memory.
+        match q.dst {
+            Dst::U8 { dst, zero_point, bounds } => {
+                let t = [steps(q, &acc[0], 0, res_pixels), steps(q, &acc[1], 1, res_pixels)];
+                store_both_u8(&t, zero_point, bounds, dst, dst_pixels);
+            }
+            Dst::F32 { nb_blocks, .. } => {
+                store_f32(q, &steps(q, &acc[0], 0, res_pixels), 0, dst_pixels);
+                if nb_blocks > 1 {
+                    store_f32(q, &steps(q, &acc[1], 1, res_pixels), 1, dst_pixels);
+                }
+            }
+        }
+    }
+}
+
+/// Results before they are rounded and bounded.
+///
+/// # Safety
+/// As [`store`].
+#[inline(always)]
+unsafe fn steps<const ROWS: usize>(
+    q: &Requant,
+    acc: &[__m256i; ROWS],
+    half: usize,
+    res_pixels: &[usize; ROWS],
+) -> [__m256; ROWS] {
+    // SAFETY: the contract is the caller's.
+    unsafe {
         let scale = _mm256_loadu_ps(q.scale.add(half * HALF));
         let mut t = [_mm256_setzero_ps(); ROWS];
         for r in 0..ROWS {
@@ -68,18 +122,26 @@ pub unsafe fn store<const ROWS: usize>(
                 t[r] = _mm256_add_ps(t[r], _mm256_mul_ps(steps, scale));
             }
         }
-        match q.dst {
-            Dst::U8 { dst, zero_point, bounds } => {
-                let dst = dst.add(half * HALF);
-                store_u8(&t, zero_point, bounds, dst, dst_pixels);
-            }
-            Dst::F32 { dst, block_stride, bounds, .. } => {
-                let [min, max] = map(bounds, |b| _mm256_set1_ps(b));
-                for r in 0..ROWS {
-                    let v = _mm256_min_ps(_mm256_max_ps(t[r], min), max);
-                    _mm256_storeu_ps(dst.add(dst_pixels[r] + half * block_stride), v);
-                }
-            }
+        t
+    }
+}
+
+/// # Safety
+/// As [`store`]; the destination is of f32.
+#[inline(always)]
+unsafe fn store_f32<const ROWS: usize>(
+    q: &Requant,
+    t: &[__m256; ROWS],
+    half: usize,
+    pixels: &[usize; ROWS],
+) {
+    let Dst::F32 { dst, block_stride, bounds, .. } = q.dst else { return };
+    // SAFETY: the caller's.
+    unsafe {
+        let [min, max] = map(bounds, |b| _mm256_set1_ps(b));
+        for r in 0..ROWS {
+            let v = _mm256_min_ps(_mm256_max_ps(t[r], min), max);
+            _mm256_storeu_ps(dst.add(pixels[r] + half * block_stride), v);
         }
     }
 }
@@ -118,6 +180,44 @@ unsafe fn store_u8<const ROWS: usize>(
                 if first + i < ROWS {
                     _mm_storel_epi64(dst.add(pixels[first + i]).cast(), v);
                 }
+            }
+        }
+    }
+}
+
+/// As [`store_u8`], of both halves: two pixels are packed in one vector.
+///
+/// # Safety
+/// 16 bytes of `dst` at each of `pixels` are writable, on a CPU with AVX2.
+#[inline(always)]
+unsafe fn store_both_u8<const ROWS: usize>(
+    t: &[[__m256; ROWS]; 2],
+    zero_point: u8,
+    [lo, hi]: [u8; 2],
+    dst: *mut u8,
+    pixels: &[usize; ROWS],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let zero = i16::from(zero_point);
+        let max = _mm256_set1_ps(f32::from(i16::from(hi) - zero));
+        let (zero, lo) = (_mm256_set1_epi16(zero), _mm256_set1_epi8(lo as i8));
+        let by_pixel = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        // In the low lane a pixel's first 4 and third 4 channels, in the high its others.
+        let mut words = [zero; ROWS];
+        for r in 0..ROWS {
+            let low = _mm256_cvtps_epi32(_mm256_min_ps(max, t[0][r]));
+            let high = _mm256_cvtps_epi32(_mm256_min_ps(max, t[1][r]));
+            words[r] = _mm256_adds_epi16(_mm256_packs_epi32(low, high), zero);
+        }
+        for first in (0..ROWS).step_by(2) {
+            let second = (first + 1).min(ROWS - 1);
+            let bytes = _mm256_max_epu8(_mm256_packus_epi16(words[first], words[second]), lo);
+            let bytes = _mm256_permutevar8x32_epi32(bytes, by_pixel);
+            _mm_storeu_si128(dst.add(pixels[first]).cast(), _mm256_castsi256_si128(bytes));
+            if second > first {
+                let bytes = _mm256_extracti128_si256::<1>(bytes);
+                _mm_storeu_si128(dst.add(pixels[second]).cast(), bytes);
             }
         }
     }
