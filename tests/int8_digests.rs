@@ -36,7 +36,7 @@ fn agree(name: &str, digests: impl IntoIterator<Item = (String, blake3::Hash)>) 
 struct Quad([i8; QUAD_LEN]);
 
 /// Weights of which no group overflows 16 bits, most of them at that limit.
-fn quads(groups: [usize; 3], max: u8, rng: &mut Rng) -> Vec<Quad> {
+fn quads(groups: [usize; 4], max: u8, rng: &mut Rng) -> Vec<Quad> {
     let mut quads = Vec::new();
     for (n, size) in groups.into_iter().zip(GROUPS) {
         let limit = (32767 / (2 * size * usize::from(max))).min(127) as i32;
@@ -51,14 +51,18 @@ fn quads(groups: [usize; 3], max: u8, rng: &mut Rng) -> Vec<Quad> {
 }
 
 fn qconv_digest(kernel: &qconv::Kernel, max: u8) -> blake3::Hash {
-    const GROUPS_OF: [[usize; 3]; 2] = [[9, 3, 2], [0, 1, 5]];
+    // Strips apart, and paired.
+    const GROUPS_OF: [[[usize; 4]; 2]; 2] = [[[9, 2, 3, 2], [0, 0, 1, 5]], [[3, 2, 1, 2]; 2]];
     let mut rng = Rng(u64::from(max));
     let mut hash = blake3::Hasher::new();
     for nb_pixels in (1..=2 * MR + 1).chain([49]) {
-        for (residual, before_add, nb_blocks) in
+        for (i, (residual, before_add, nb_blocks)) in
             [(false, false, 0), (true, false, 0), (true, true, 0), (true, false, 2)]
+                .into_iter()
+                .enumerate()
         {
-            let strips = GROUPS_OF.map(|groups| {
+            let groups_of = GROUPS_OF[(i + nb_pixels) % 2];
+            let strips = groups_of.map(|groups| {
                 let taps: Vec<u32> = (0..nb_quads(groups) as u32).map(|t| 16 * t + 1).collect();
                 (quads(groups, max, &mut rng), taps)
             });
@@ -67,7 +71,7 @@ fn qconv_digest(kernel: &qconv::Kernel, max: u8) -> blake3::Hash {
                 1 => 0,
                 _ => max,
             };
-            let len = 16 * (nb_pixels + nb_quads(GROUPS_OF[0]));
+            let len = 16 * (nb_pixels + nb_quads(groups_of[0]));
             let src: Vec<u8> = (0..len).map(|_| byte(&mut rng)).collect();
             let res: Vec<u8> = (0..16 * nb_pixels).map(|_| rng.next() as u8).collect();
             let pixels: Vec<u32> = (0..nb_pixels as u32).map(|m| 16 * m).collect();
@@ -85,7 +89,7 @@ fn qconv_digest(kernel: &qconv::Kernel, max: u8) -> blake3::Hash {
                         )
                     },
                     taps: &strips[s].1,
-                    groups: GROUPS_OF[s],
+                    groups: groups_of[s],
                 }),
                 bias: &std::array::from_fn(|_| rng.below(20_000) as i32 - 10_000),
                 // Of some channels most results are out of range, of others none.

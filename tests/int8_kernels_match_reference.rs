@@ -48,7 +48,7 @@ fn requantized(
 struct Case {
     nb_pixels: usize,
     /// Of each strip.
-    groups: [[usize; 3]; 2],
+    groups: [[usize; 4]; 2],
     max: u8,
     residual: bool,
     before_add: bool,
@@ -57,7 +57,7 @@ struct Case {
 }
 
 /// Weights of groups that just fit: random ones, each group scaled down until it does.
-fn weights(groups: [usize; 3], max: u8, rng: &mut Rng) -> Vec<Quad> {
+fn weights(groups: [usize; 4], max: u8, rng: &mut Rng) -> Vec<Quad> {
     let mut quads = Vec::new();
     for (n, size) in groups.into_iter().zip(GROUPS) {
         for _ in 0..n {
@@ -175,11 +175,15 @@ fn check(kernel: &Kernel, case: &Case, place: Placement, rng: &mut Rng) {
 fn qconv_around_the_tile() {
     let mut rng = Rng(1);
     let groups = [
-        [[1, 0, 0], [1, 0, 0]],
-        [[0, 1, 0], [0, 0, 1]],
-        [[9, 3, 2], [8, 4, 6]],
-        [[0, 0, 5], [0, 0, 0]],
-        [[2, 0, 1], [2, 1, 1]],
+        [[1, 0, 0, 0], [1, 0, 0, 0]],
+        [[0, 0, 1, 0], [0, 0, 0, 1]],
+        [[9, 2, 3, 2], [8, 1, 4, 6]],
+        [[0, 0, 0, 5], [0, 0, 0, 0]],
+        [[2, 0, 0, 1], [2, 0, 1, 1]],
+        // Of equal groups strips have equal taps here.
+        [[5, 3, 4, 2], [5, 3, 4, 2]],
+        [[0, 1, 0, 0], [0, 1, 0, 0]],
+        [[0, 0, 2, 1], [0, 0, 2, 1]],
     ];
     for kernel in available() {
         for nb_pixels in (0..=2 * MR + 1).chain([49, 100]) {
@@ -202,30 +206,35 @@ fn qconv_around_the_tile() {
     }
 }
 
-/// One pixel, one quad tap per group member at the same place, and the sum of channel 0.
-fn sum(kernel: &Kernel, src: u8, groups: [usize; 3], weight: impl Fn(usize) -> i8) -> f32 {
+/// One pixel, one quad tap per group member at the same place, and the sum of channel 0: the same for a strip alone
+/// and for two that are paired.
+fn sum(kernel: &Kernel, src: u8, groups: [usize; 4], weight: impl Fn(usize) -> i8) -> f32 {
     let n = nb_quads(groups);
     let quads: Vec<Quad> = (0..n).map(|q| Quad([weight(q); QUAD_LEN])).collect();
     let taps = vec![0; n];
-    let mut dst = [0.0; 8];
+    let mut dst = [0.0; 16];
     let strip = StripJob { weights: flat(&quads), taps: &taps, groups };
-    kernel.run(PanelJob {
-        src: &[src; QUAD],
-        src_pixels: &[0],
-        strips: [strip, StripJob { weights: &[], taps: &[], groups: [0; 3] }],
-        bias: &[0; 16],
-        scale: &[1.0; 16],
-        before_add: None,
-        residual: None,
-        dst: JobDst::F32 {
-            dst: &mut dst,
-            block_stride: 8,
-            nb_blocks: 1,
-            bounds: [f32::NEG_INFINITY, f32::INFINITY],
-        },
-        dst_pixels: &[0],
-    });
-    assert!(dst.iter().all(|v| *v == dst[0]));
+    let none = StripJob { weights: &[], taps: &[], groups: [0; 4] };
+    for (second, nb_blocks) in [(none, 1), (strip, 2)] {
+        kernel.run(PanelJob {
+            src: &[src; QUAD],
+            src_pixels: &[0],
+            strips: [strip, second],
+            bias: &[0; 16],
+            scale: &[1.0; 16],
+            before_add: None,
+            residual: None,
+            dst: JobDst::F32 {
+                dst: &mut dst,
+                block_stride: 8,
+                nb_blocks,
+                bounds: [f32::NEG_INFINITY, f32::INFINITY],
+            },
+            dst_pixels: &[0],
+        });
+        assert!(dst[..8 * nb_blocks].iter().all(|v| *v == dst[0]));
+        dst[1..].fill(0.0);
+    }
     dst[0]
 }
 
@@ -234,16 +243,18 @@ fn sums_at_the_edge_of_i16_are_exact() {
     for kernel in available() {
         // 2 * 255 * 64 = 32640 fits i16, 2 * 255 * 65 does not; -2 * 255 * 64 = -32640.
         for (src, w, groups) in [
-            (255, 64, [0, 0, 3]),
-            (255, -64, [0, 0, 3]),
-            (127, 127, [0, 0, 1]),
-            (127, -127, [0, 0, 2]),
-            (128, -128, [0, 0, 1]),
-            (127, 64, [0, 2, 0]),
-            (127, -64, [0, 2, 0]),
-            (127, 32, [1, 0, 0]),
-            (127, -32, [2, 0, 0]),
-            (255, 16, [1, 1, 1]),
+            (255, 64, [0, 0, 0, 3]),
+            (255, -64, [0, 0, 0, 3]),
+            (127, 127, [0, 0, 0, 1]),
+            (127, -127, [0, 0, 0, 2]),
+            (128, -128, [0, 0, 0, 1]),
+            (127, 64, [0, 0, 2, 0]),
+            (127, -64, [0, 0, 2, 0]),
+            (127, 43, [0, 1, 0, 0]),
+            (127, -43, [0, 2, 0, 0]),
+            (127, 32, [1, 0, 0, 0]),
+            (127, -32, [2, 0, 0, 0]),
+            (255, 16, [1, 0, 1, 1]),
         ]
         .into_iter()
         .filter(|(src, ..)| *src <= kernel.max)
@@ -264,7 +275,7 @@ fn what_is_no_number_becomes_the_lower_bound() {
     let before = BeforeAdd { bounds: [-9.0, 9.0], scale: 1.0 };
     for (kernel, before_add) in available().flat_map(|k| [(k, None), (k, Some(before))]) {
         let quads = [Quad([1; QUAD_LEN])];
-        let strip = StripJob { weights: flat(&quads), taps: &[0], groups: [0, 0, 1] };
+        let strip = StripJob { weights: flat(&quads), taps: &[0], groups: [0, 0, 0, 1] };
         let (mut bytes, mut floats) = ([7u8; 16], [7f32; 16]);
         for to_bytes in [true, false] {
             kernel.run(PanelJob {
@@ -303,6 +314,8 @@ fn the_certificate_knows_its_limits() {
         (127, &[64, 65], true),
         (127, &[65, 65], false),
         (127, &[127, -127], true),
+        (127, &[43, 43, 43], true),
+        (127, &[43, 43, 44], false),
         (127, &[32, 32, 32, 33], true),
         (127, &[33, 33, 33, 33], false),
         (128, &[-128], true),
@@ -317,7 +330,7 @@ fn the_certificate_knows_its_limits() {
 #[test]
 fn a_group_without_certificate_is_refused_by_grouped_kernels() {
     for kernel in available().filter(|k| k.max == u8::MAX) {
-        let run = || sum(kernel, 255, [0, 0, 1], |_| 127);
+        let run = || sum(kernel, 255, [0, 0, 0, 1], |_| 127);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
         if kernel.grouped {
             assert!(outcome.is_err(), "{} took it", kernel.name);
@@ -330,7 +343,7 @@ fn a_group_without_certificate_is_refused_by_grouped_kernels() {
 #[test]
 fn an_activation_beyond_a_kernels_limit_is_refused() {
     for kernel in available().filter(|k| k.max < u8::MAX) {
-        let run = || sum(kernel, kernel.max + 1, [0, 0, 1], |_| 1);
+        let run = || sum(kernel, kernel.max + 1, [0, 0, 0, 1], |_| 1);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
         assert!(outcome.is_err(), "{} took it", kernel.name);
     }
@@ -338,10 +351,12 @@ fn an_activation_beyond_a_kernels_limit_is_refused() {
 
 #[test]
 fn tiles_cover_every_pixel_and_are_of_nearly_equal_height() {
-    for n in 0..1000 {
-        let (rows, tall, short) = row_tiles(n);
-        assert_eq!(rows * tall + rows.saturating_sub(1) * short, n);
-        assert!(rows <= MR && (short == 0 || rows > 1));
+    for tallest in [4, MR] {
+        for n in 0..1000 {
+            let (rows, tall, short) = row_tiles(n, tallest);
+            assert_eq!(rows * tall + rows.saturating_sub(1) * short, n);
+            assert!(rows <= tallest && (short == 0 || rows > 1));
+        }
     }
 }
 

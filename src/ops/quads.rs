@@ -435,7 +435,7 @@ fn collect(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skipstone_kernels::qconv::fits;
+    use skipstone_kernels::qconv::{fits, nb_quads};
 
     /// Weights of one seed, of three magnitudes.
     fn weights(len: usize) -> Vec<i8> {
@@ -475,6 +475,13 @@ mod tests {
                 for panel in 0..geometry.nb_panels() {
                     for chunk in 0..packed.nb_chunks {
                         let quads = packed.panel(panel, chunk);
+                        let [a, b] = quads.strips.map(|s| (s.groups, nb_quads(s.groups), s.first));
+                        let same = a.0 == b.0
+                            && packed.sources[a.2..][..a.1] == packed.sources[b.2..][..b.1];
+                        assert!(same || !quads.paired);
+                        // The last panel of 40 channels has one strip; strips of other groups read other channels.
+                        let alike = groups == 1 && (panel + 1) * OC_PANEL <= oc;
+                        assert_eq!(quads.paired, alike && certified_max.is_some());
                         for (half, strip) in quads.strips.iter().enumerate() {
                             let mut quad = strip.first;
                             for (n, size) in strip.groups.into_iter().zip(GROUPS) {

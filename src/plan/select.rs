@@ -648,10 +648,10 @@ const MAX_S2_PRODUCTS: f64 = 0.8;
 /// Fewest tiles of an int8 convolution for which F(4x4, 3x3) is taken: with fewer, transforming the filters costs what
 /// it saves.
 const MIN_INT8_TILES: usize = 4;
-/// Times of a quad for a pixel: in a group of each of [`GROUPS`](skipstone_kernels::qconv::GROUPS), by the
-/// multiplications it takes; widened to 16 bits; of a source in two parts; and of preparing the source, which all
-/// strips share.
-const GROUP_COST: [f64; 4] = [0.625, 0.667, 0.75, 1.0];
+/// Times of a quad for a pixel: in a group of each of [`GROUPS`](skipstone_kernels::qconv::GROUPS), in proportion to
+/// what paired tiles of 4 by 16 take on Zen 4; widened to 16 bits; of a source in two parts; and of preparing the
+/// source, which all strips share.
+const GROUP_COST: [f64; 4] = [0.625, 0.645, 0.7, 0.86];
 const INT16_COST: f64 = 1.08;
 const SPLIT_COST: f64 = 0.75;
 const PREPARATION_COST: f64 = 0.6;
