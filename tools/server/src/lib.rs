@@ -7,7 +7,7 @@
 //! | paths and handlers | `routes` |
 //! | bodies within limits; JSON and binary tensors | `body`, `limits`, `protocol` |
 //! | one inference, from bytes to outputs | `infer` |
-//! | models, their sessions and files | `model`, `repository` |
+//! | models, their sessions and files | `model`, `repository`, `watch` |
 //! | rests under overload | `pace` |
 //! | statistics and Prometheus | `stats`, `metrics` |
 //! | the page | `routes::page`, `page/` |
@@ -30,6 +30,7 @@ mod repository;
 mod routes;
 mod server;
 mod stats;
+mod watch;
 
 use std::future::Future;
 use std::io;
