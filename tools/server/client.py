@@ -64,6 +64,13 @@ class Tally:
         else:
             self.not_accepted += 1
 
+    def add(self, other):
+        self.statuses += other.statuses
+        self.latencies += other.latencies
+        self.lost += other.lost
+        self.not_accepted += other.not_accepted
+        self.seconds += other.seconds
+
     def throughput(self):
         """Requests answered with 200, a second."""
         return self.statuses[200] / self.seconds

@@ -73,7 +73,10 @@ pub struct Args {
     #[arg(long, value_name = "MP", default_value_t = 40, help_heading = "Limits")]
     max_image_megapixels: usize,
 
-    /// How often model files are looked at, in milliseconds; 0 for never
+    /// How often model files are looked at, at most, in milliseconds; 0 for never
+    ///
+    /// Between changes they are not looked at, where the system tells of changes: on Linux, in local file systems,
+    /// without symbolic links on the way.
     #[arg(long, value_name = "MS", default_value_t = 1000, help_heading = "Life")]
     reload_ms: u64,
     /// Seconds to go on after SIGTERM while not ready, so that balancers notice

@@ -7,7 +7,8 @@
 //! | paths and handlers | `routes` |
 //! | bodies within limits; JSON and binary tensors | `body`, `limits`, `protocol` |
 //! | one inference, from bytes to outputs | `infer` |
-//! | models, their sessions and files | `model`, `repository` |
+//! | models, their sessions and files | `model`, `repository`, `watch` |
+//! | rests under overload | `pace` |
 //! | statistics and Prometheus | `stats`, `metrics` |
 //! | the page | `routes::page`, `page/` |
 
@@ -23,11 +24,13 @@ mod limits;
 mod log;
 mod metrics;
 mod model;
+mod pace;
 mod protocol;
 mod repository;
 mod routes;
 mod server;
 mod stats;
+mod watch;
 
 use std::future::Future;
 use std::io;
@@ -62,6 +65,7 @@ pub fn run(args: &Args, builtin: Option<(&'static str, &'static [u8])>) -> anyho
         .max_blocking_threads(cpus + 1)
         .thread_name("http")
         .on_thread_start(give_way)
+        .on_thread_park(pace::rest)
         .enable_all()
         .build()?;
     runtime.block_on(async {

@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::error::{ApiError, ApiResult};
 use crate::limits::Limits;
 use crate::log::decoding;
+use crate::pace;
 use crate::protocol::Datatype;
 use crate::protocol::request::Input;
 use crate::stats::{Lately, ModelStats};
@@ -135,9 +136,8 @@ impl Served {
             let message = format!("{images} images, at most {} per request", self.capacity);
             return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
         }
-        let full = || ApiError::overloaded(format!("the queue of model '{}' is full", self.name));
         let places = Arc::clone(&self.places);
-        places.try_acquire_many_owned(images as u32).map_err(|_| full())
+        places.try_acquire_many_owned(images as u32).map_err(|_| self.overloaded("is full"))
     }
 
     /// Refuses, before work is spent on it, what would wait until its deadline. An idle server refuses
@@ -146,14 +146,23 @@ impl Served {
     /// # Errors
     /// 503.
     pub(crate) fn expect_in_time(&self, deadline: Instant) -> ApiResult<()> {
-        let streams = self.session.report().streams as u32;
-        let wait = self.image.time() * self.busy_places() as u32 / streams;
+        let wait = self.time_of(self.busy_places());
         let left = deadline.saturating_duration_since(Instant::now());
         if ends_in_time(wait, self.run.time(), left) {
             return Ok(());
         }
-        let message = format!("the queue of model '{}' is longer than the deadline", self.name);
-        Err(ApiError::overloaded(message))
+        Err(self.overloaded("is longer than the deadline"))
+    }
+
+    fn overloaded(&self, queue: &str) -> ApiError {
+        // Of the places taken, images that are still being received or decoded keep no stream busy.
+        pace::refused(|| self.time_of(self.session.stats().queued_images));
+        ApiError::overloaded(format!("the queue of model '{}' {queue}", self.name))
+    }
+
+    /// How long so many images keep the streams busy.
+    fn time_of(&self, images: usize) -> Duration {
+        self.image.time() * images as u32 / self.session.report().streams as u32
     }
 
     /// The one input, for requests that are images.

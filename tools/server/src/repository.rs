@@ -1,6 +1,6 @@
 //! The models being served, and the files they come from.
 //!
-//! Files are watched by their identity. A new file is opened and verified beside the old model, which
+//! Files are told apart by their identity. A new file is opened and verified beside the old model, which
 //! serves until the new one is ready, and goes on if the new one is refused.
 
 use std::collections::BTreeMap;
@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::metrics::Metrics;
 use crate::model::{Execution, Served, Source};
 use crate::stats::AllStats;
+use crate::watch::Place;
 
 /// What is to be served.
 #[derive(Clone, Debug, Default)]
@@ -27,10 +28,15 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Whether there is anything that may change.
-    pub(crate) fn has_files(&self) -> bool {
-        let is_file = |(_, source): &(String, Source)| matches!(source, Source::File(_));
-        self.repository.is_some() || self.models.iter().any(is_file)
+    /// Where there is anything that may change.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        let files = self.models.iter().filter_map(|(_, source)| match source {
+            Source::File(path) if path.is_dir() => Some(Place::Folder(path.clone(), 0)),
+            Source::File(path) => Some(Place::File(path.clone())),
+            Source::Builtin(_) => None,
+        });
+        let folder = self.repository.iter().map(|path| Place::Folder(path.clone(), 2));
+        files.chain(folder).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use axum::Router;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::app::{App, Phase};
@@ -20,6 +20,7 @@ use crate::limits::Limits;
 use crate::model::Execution;
 use crate::repository::{Repository, Sources};
 use crate::routes;
+use crate::watch::{Place, Watch};
 
 /// Connections that the system keeps while none can be accepted.
 const BACKLOG: u32 = 1024;
@@ -37,7 +38,8 @@ pub struct Settings {
     pub execution: Execution,
     /// What clients may cost.
     pub limits: Limits,
-    /// How often model files are looked at; never, if absent.
+    /// Shortest time between two looks at model files that changed, and between any two where changes are
+    /// not told; no look, if absent.
     pub reload: Option<Duration>,
     /// How long to go on after the signal to stop, so that balancers see that this server is not ready.
     pub drain_delay: Duration,
@@ -99,8 +101,9 @@ impl Server {
     /// A model that cannot be served at the start; requests that were not finished in time.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self { listener, settings } = self;
-        // What the program carries cannot change: without files an idle server sleeps.
-        let reload_period = settings.reload.filter(|_| settings.sources.has_files());
+        // What the program carries cannot change.
+        let places = settings.sources.places();
+        let reload_period = settings.reload.filter(|_| !places.is_empty());
         let repository = Repository::new(settings.sources, settings.execution);
         let app = Arc::new(App::new(settings.limits.clone(), repository));
         let (close, closing) = watch::channel(false);
@@ -111,7 +114,7 @@ impl Server {
             app: Arc::clone(&app),
             closing,
         };
-        let places = Arc::clone(&connections.places);
+        let open = Arc::clone(&connections.places);
         let accepting = tokio::spawn(connections.accept(listener));
         let loading = Arc::clone(&app);
         let load = spawn_blocking(move || loading.repository.load(&loading.metrics));
@@ -122,7 +125,8 @@ impl Server {
         }
         app.enter(Phase::Serving);
         info!("ready");
-        let watching = reload_period.map(|period| tokio::spawn(reload(Arc::clone(&app), period)));
+        let watching =
+            reload_period.map(|period| tokio::spawn(reload(Arc::clone(&app), places, period)));
 
         stop.await;
         app.enter(Phase::Draining);
@@ -134,9 +138,9 @@ impl Server {
             watching.abort();
         }
         let all = u32::try_from(app.limits.max_connections).unwrap_or(u32::MAX);
-        let ended = timeout(settings.drain_timeout, places.acquire_many(all)).await;
+        let ended = timeout(settings.drain_timeout, open.acquire_many(all)).await;
         ended.map(drop).with_context(|| {
-            let open = app.limits.max_connections - places.available_permits();
+            let open = app.limits.max_connections - open.available_permits();
             format!("{open} connections were still open after {:?}", settings.drain_timeout)
         })?;
         info!("all requests are answered");
@@ -199,15 +203,25 @@ impl Connections {
     }
 }
 
-/// Looks at the model files, again and again.
-async fn reload(app: Arc<App>, period: Duration) {
-    let mut ticks = interval(period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Looks at the model files whenever they may have changed.
+async fn reload(app: Arc<App>, places: Vec<Place>, period: Duration) {
+    let places = Arc::new(places);
+    let mut watch = None;
     loop {
-        ticks.tick().await;
-        let app = Arc::clone(&app);
-        if spawn_blocking(move || app.repository.refresh(&app.metrics)).await.is_err() {
-            warn!("looking at the model files panicked");
+        let (app, places, old) = (Arc::clone(&app), Arc::clone(&places), watch.take());
+        let looked = spawn_blocking(move || {
+            // Folders may have come and gone. Whatever changes from here on is told, so nothing is missed.
+            drop(old);
+            let watch = Watch::new(&places);
+            app.repository.refresh(&app.metrics);
+            watch
+        });
+        match looked.await {
+            Ok(new) => watch.insert(new).changed(period).await,
+            Err(_) => {
+                warn!("looking at the model files panicked");
+                sleep(period).await;
+            }
         }
     }
 }
