@@ -395,23 +395,18 @@ struct Open {
 /// The quads in groups of each of the sizes [`GROUPS`].
 fn group(quads: &[Quad], limits: &Limits) -> [Vec<Quad>; 4] {
     let mut left = split(quads, limits);
-    let [fours, threes, twos] = [GROUPS[0], GROUPS[1], GROUPS[2]].map(|size| {
-        let (mut full, mut others) = (Vec::new(), Vec::new());
-        collect(std::mem::take(&mut left), size, limits, &mut full, &mut others);
-        left = others;
+    let [four, three, two, _] = GROUPS;
+    let [fours, threes, twos] = [four, three, two].map(|size| {
+        let full;
+        (full, left) = collect(std::mem::take(&mut left), size, limits);
         full
     });
     [fours, threes, twos, left]
 }
 
-/// Appends full groups of `size` quads to `full`, and the quads of others to `left`.
-fn collect(
-    quads: Vec<Quad>,
-    size: usize,
-    limits: &Limits,
-    full: &mut Vec<Quad>,
-    left: &mut Vec<Quad>,
-) {
+/// The quads of full groups of `size`, and those of others.
+fn collect(quads: Vec<Quad>, size: usize, limits: &Limits) -> (Vec<Quad>, Vec<Quad>) {
+    let (mut full, mut left) = (Vec::new(), Vec::new());
     let mut open: Vec<Open> = Vec::with_capacity(OPEN_GROUPS + 1);
     for quad in quads {
         let own = Sums::of(&quad);
@@ -430,6 +425,7 @@ fn collect(
         }
     }
     open.iter_mut().for_each(|group| left.append(&mut group.quads));
+    (full, left)
 }
 
 #[cfg(test)]

@@ -76,8 +76,8 @@ struct Fetch {
 }
 
 impl Fetch {
-    /// How far before a group's weights, in bytes, the line is that it prefetches. A group of 4 passes two lines of
-    /// its strip, so a tile prefetches every other line of as many bytes as it reads; 0 when there is nothing left.
+    /// How many bytes beyond a group's weights the line is that it prefetches; 0 when there is nothing left. A group of 4
+    /// passes two lines of its strip, so a tile prefetches every other line of as many bytes, and the next one the rest.
     fn pass(&mut self, strip: &Strip) -> usize {
         let (next, len) = self.bytes;
         let at = self.nb_passes / 2 * strip.groups[0] * 2 * LINE + self.nb_passes % 2 * LINE;

@@ -3,8 +3,7 @@
 //! 1. A result above the bounds is cut by one `vminps` before the conversion. One below is left to
 //!    the conversion and the saturating packs: even `i32::MIN`, which `vcvtps2dq` yields for what
 //!    does not fit, comes out of them as the smallest value.
-//! 2. Four pixels' channels are packed in one vector, and leave it 8 bytes at a time; of both halves two pixels',
-//!    16 bytes at a time.
+//! 2. 32 results are packed in one vector: 8 channels of four pixels, which leave it 8 bytes at a time, or 16 of two.
 //! 3. It is part of the micro-kernel that has the sums in registers: a call would pass them in memory.
 
 use std::arch::x86_64::*;
@@ -152,27 +151,16 @@ unsafe fn store_f32<const ROWS: usize>(
 unsafe fn store_u8<const ROWS: usize>(
     t: &[__m256; ROWS],
     zero_point: u8,
-    [lo, hi]: [u8; 2],
+    bounds: [u8; 2],
     dst: *mut u8,
     pixels: &[usize; ROWS],
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let zero = i16::from(zero_point);
-        let max = _mm256_set1_ps(f32::from(i16::from(hi) - zero));
-        let (zero, lo) = (_mm256_set1_epi16(zero), _mm256_set1_epi8(lo as i8));
-        let by_pixel = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
         for first in (0..ROWS).step_by(4) {
             // Rows that are not there repeat the last.
             let at = |i: usize| (first + i).min(ROWS - 1);
-            let steps = |i: usize| _mm256_cvtps_epi32(_mm256_min_ps(max, t[at(i)]));
-            let pair =
-                |i: usize| _mm256_adds_epi16(_mm256_packs_epi32(steps(i), steps(i + 1)), zero);
-            // Dwords of 4 channels: pixels 0 to 3 in the low lane, the same's other channels in the high.
-            let bytes = _mm256_max_epu8(_mm256_packus_epi16(pair(0), pair(2)), lo);
-            let bytes = _mm256_permutevar8x32_epi32(bytes, by_pixel);
-            let low = _mm256_castsi256_si128(bytes);
-            let high = _mm256_extracti128_si256::<1>(bytes);
+            let [low, high] = to_u8([t[at(0)], t[at(1)], t[at(2)], t[at(3)]], zero_point, bounds);
             for (i, v) in [low, _mm_unpackhi_epi64(low, low), high, _mm_unpackhi_epi64(high, high)]
                 .into_iter()
                 .enumerate()
@@ -185,7 +173,7 @@ unsafe fn store_u8<const ROWS: usize>(
     }
 }
 
-/// As [`store_u8`], of both halves: two pixels are packed in one vector.
+/// As [`store_u8`], of both halves.
 ///
 /// # Safety
 /// 16 bytes of `dst` at each of `pixels` are writable, on a CPU with AVX2.
@@ -193,32 +181,45 @@ unsafe fn store_u8<const ROWS: usize>(
 unsafe fn store_both_u8<const ROWS: usize>(
     t: &[[__m256; ROWS]; 2],
     zero_point: u8,
-    [lo, hi]: [u8; 2],
+    bounds: [u8; 2],
     dst: *mut u8,
     pixels: &[usize; ROWS],
 ) {
     // SAFETY: the caller's.
     unsafe {
+        for first in (0..ROWS).step_by(2) {
+            let second = (first + 1).min(ROWS - 1);
+            let of_two = [t[0][first], t[1][first], t[0][second], t[1][second]];
+            let [low, high] = to_u8(of_two, zero_point, bounds);
+            _mm_storeu_si128(dst.add(pixels[first]).cast(), low);
+            if second > first {
+                _mm_storeu_si128(dst.add(pixels[second]).cast(), high);
+            }
+        }
+    }
+}
+
+/// Rounds 4 times 8 results, and bounds them: 32 bytes in their order.
+///
+/// # Safety
+/// On a CPU with AVX2.
+#[inline(always)]
+unsafe fn to_u8(t: [__m256; 4], zero_point: u8, [lo, hi]: [u8; 2]) -> [__m128i; 2] {
+    // SAFETY: the caller's.
+    unsafe {
         let zero = i16::from(zero_point);
         let max = _mm256_set1_ps(f32::from(i16::from(hi) - zero));
         let (zero, lo) = (_mm256_set1_epi16(zero), _mm256_set1_epi8(lo as i8));
-        let by_pixel = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        // In the low lane a pixel's first 4 and third 4 channels, in the high its others.
-        let mut words = [zero; ROWS];
-        for r in 0..ROWS {
-            let low = _mm256_cvtps_epi32(_mm256_min_ps(max, t[0][r]));
-            let high = _mm256_cvtps_epi32(_mm256_min_ps(max, t[1][r]));
-            words[r] = _mm256_adds_epi16(_mm256_packs_epi32(low, high), zero);
+        let mut steps = [zero; 4];
+        for i in 0..4 {
+            steps[i] = _mm256_cvtps_epi32(_mm256_min_ps(max, t[i]));
         }
-        for first in (0..ROWS).step_by(2) {
-            let second = (first + 1).min(ROWS - 1);
-            let bytes = _mm256_max_epu8(_mm256_packus_epi16(words[first], words[second]), lo);
-            let bytes = _mm256_permutevar8x32_epi32(bytes, by_pixel);
-            _mm_storeu_si128(dst.add(pixels[first]).cast(), _mm256_castsi256_si128(bytes));
-            if second > first {
-                let bytes = _mm256_extracti128_si256::<1>(bytes);
-                _mm_storeu_si128(dst.add(pixels[second]).cast(), bytes);
-            }
-        }
+        let first = _mm256_adds_epi16(_mm256_packs_epi32(steps[0], steps[1]), zero);
+        let second = _mm256_adds_epi16(_mm256_packs_epi32(steps[2], steps[3]), zero);
+        // Dwords of 4 results: the first of each 8 in the low lane, the others in the high.
+        let bytes = _mm256_max_epu8(_mm256_packus_epi16(first, second), lo);
+        let in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        let bytes = _mm256_permutevar8x32_epi32(bytes, in_order);
+        [_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes)]
     }
 }
