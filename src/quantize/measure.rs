@@ -238,6 +238,18 @@ fn unite(areas: &mut [usize], a: usize, b: usize) {
     areas.iter_mut().filter(|area| **area == from).for_each(|area| *area = to);
 }
 
+impl Verdict {
+    /// `"int8"`, `"slower"`, `"kept-by-conversions"` or `"no-choice"`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::Slower => "slower",
+            Self::KeptByConversions => "kept-by-conversions",
+            Self::NoChoice => "no-choice",
+        }
+    }
+}
+
 /// What is decided, group by group.
 struct Choices(Vec<Group>);
 
