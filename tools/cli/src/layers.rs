@@ -87,15 +87,17 @@ impl<'a> Layer<'a> {
         plan.steps.iter().enumerate().map(layer).collect()
     }
 
-    /// Adds the times that a file notes, by the nodes' names, to the steps that compute the layers.
+    /// Adds the times that a file notes of its layers, by name, each to the layer's first step with weights.
     pub(crate) fn add_int8_times(
         layers: &mut [Self],
         (plan, graph): (&PlanSummary, &Graph),
         times: &'a BTreeMap<String, LayerTimes>,
     ) {
-        for (layer, step) in layers.iter_mut().zip(&plan.steps).filter(|(_, s)| s.macs > 0) {
-            let node = step.node.and_then(|i| graph.nodes.get(i));
-            layer.int8_vs_f32 = node.and_then(|node| times.get(&node.name));
+        for (i, node) in graph.nodes.iter().enumerate() {
+            let computes = |step: &StepSummary| step.node == Some(i) && step.macs > 0;
+            if let Some(first) = plan.steps.iter().position(computes) {
+                layers[first].int8_vs_f32 = times.get(&node.name);
+            }
         }
     }
 }

@@ -243,7 +243,7 @@ fn print(
     let mut headings =
         vec!["LAYER", "TYPE", "INPUT SCALE", "ZERO", "INPUT dB", "WEIGHTS dB", "BOTH dB"];
     if rows.iter().any(|row| row.times.is_some()) {
-        headings.extend(["F32 ms", "INT8 ms"]);
+        headings.extend(["F32 ms", "INT8 ms", "TIMED WITH"]);
     }
     let mut listing = table(&headings, &[2, 3, 4, 5, 6, 7, 8]);
     for Row { layer, times, .. } in rows {
@@ -258,15 +258,12 @@ fn print(
             decibels(layer.weights_decibels),
             decibels(layer.decibels()),
         ];
-        match times {
-            Some(LayerTimes { within: Some(first), .. }) => {
-                cells.extend([format!("in {first}"), String::new()]);
-            }
-            Some(LayerTimes { f32_ms, int8_ms, .. }) => {
-                let int8 = int8_ms.map_or("-".to_owned(), |ms| format!("{ms:.3}"));
-                cells.extend([format!("{f32_ms:.3}"), int8]);
-            }
-            None => {}
+        if let Some(LayerTimes { f32_ms, int8_ms, within, .. }) = times {
+            let ms = |ms: f64| {
+                if within.is_none() { format!("{ms:.3}") } else { "-".to_owned() }
+            };
+            let with = within.clone().unwrap_or_default();
+            cells.extend([ms(*f32_ms), int8_ms.map_or("-".to_owned(), ms), with]);
         }
         listing.add_row(cells);
     }
@@ -282,33 +279,30 @@ fn print(
     )
 }
 
-/// Names the layers that are better left in float, and those that were.
+/// Names the layers that are better left in float, and those that measured slower.
 fn advise(ui: &Ui, rows: &[Row]) {
-    for Row { layer, times, .. } in rows {
-        if layer.should_stay_in_float() {
-            ui.note(&format!(
-                "{}: noise is {:.1} dB below the signal, expected {LEAST_DECIBELS:.0} or more; it \
-                 should stay in float: --exclude {}",
-                layer.name,
-                layer.decibels(),
-                layer.name
-            ));
-        }
-        let Some(times) = times else { continue };
-        let LayerTimes { f32_ms, int8_ms: Some(int8_ms), within: None, .. } = times else {
-            continue;
-        };
-        let what = if times.is(Verdict::Slower) {
-            "stays in float"
-        } else if times.is(Verdict::KeptByConversions) {
-            "stays in int8, since conversions to float cost more than it saves"
-        } else {
-            continue;
-        };
+    for Row { layer, .. } in rows.iter().filter(|row| row.layer.should_stay_in_float()) {
         ui.note(&format!(
-            "{}: {int8_ms:.3} ms in int8, {f32_ms:.3} ms in f32; it {what}",
+            "{}: noise is {:.1} dB below the signal, expected {LEAST_DECIBELS:.0} or more; it should \
+             stay in float: --exclude {}",
+            layer.name,
+            layer.decibels(),
             layer.name
         ));
+    }
+    let advice = [
+        (Verdict::Slower, "in float, since slower in int8"),
+        (
+            Verdict::KeptByConversions,
+            "in int8, though slower by itself, since conversions to float cost more",
+        ),
+    ];
+    for (verdict, what) in advice {
+        let named = rows.iter().filter(|row| row.times.is_some_and(|times| times.is(verdict)));
+        let names: Vec<&str> = named.map(|row| row.layer.name.as_str()).collect();
+        if !names.is_empty() {
+            ui.note(&format!("{what}: {}", names.join(", ")));
+        }
     }
 }
 
