@@ -11,6 +11,12 @@ use crate::threads::Runtime;
 use crate::tune::rounds::{Times, WARM_UPS, deviation, in_turns, median};
 use crate::tune::{Key, Progress, Tables};
 
+/// Executors, in the order of their times: of the f32 network, of the quantized one, and of what is tried
+/// in its place.
+const FLOAT: usize = 0;
+const INT8: usize = 1;
+const TRIAL: usize = 2;
+
 /// What int8 is measured against f32 with.
 #[derive(Clone, Copy, Debug)]
 pub struct Measurement<'a> {
@@ -161,12 +167,6 @@ pub fn quantize_measured(
     })
 }
 
-/// Executors, in the order of their times: of the f32 network, of the quantized one, and of what is tried
-/// in its place.
-const FLOAT: usize = 0;
-const INT8: usize = 1;
-const TRIAL: usize = 2;
-
 /// Layers that are decided together, since f32 computes them in one step.
 #[derive(Clone, Debug, PartialEq)]
 struct Group {
@@ -177,6 +177,7 @@ struct Group {
     state: State,
 }
 
+/// What is decided of a group, as [`Verdict`] says; where nothing is yet, it is [`State::Int8`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     NoChoice,
@@ -300,19 +301,17 @@ impl Choices {
         let of = |layer: usize| {
             let group = self.0.iter().find(|g| g.layers.contains(&layer));
             let Group { layers, nodes, state } = group.expect("every layer is in a group");
-            let measured = |executor: usize| Time::of(&times.of(nodes, executor));
-            let (times, verdict) = match *state {
-                State::NoChoice => ((measured(FLOAT), None), Verdict::NoChoice),
-                State::Slower([f32, int8]) => ((f32, Some(int8)), Verdict::Slower),
-                State::Int8 => ((measured(FLOAT), Some(measured(int8))), Verdict::Int8),
-                State::KeptByConversions => {
-                    ((measured(FLOAT), Some(measured(int8))), Verdict::KeptByConversions)
-                }
+            let [f32, int8] = [FLOAT, int8].map(|executor| Time::of(&times.of(nodes, executor)));
+            let (f32, int8, verdict) = match *state {
+                State::NoChoice => (f32, None, Verdict::NoChoice),
+                State::Int8 => (f32, Some(int8), Verdict::Int8),
+                State::KeptByConversions => (f32, Some(int8), Verdict::KeptByConversions),
+                State::Slower([f32, int8]) => (f32, Some(int8), Verdict::Slower),
             };
             LayerTimes {
                 within: Some(layers[0]).filter(|first| *first != layer),
-                f32: times.0,
-                int8: times.1,
+                f32,
+                int8,
                 verdict: if can_be_int8[layer] { verdict } else { Verdict::NoChoice },
             }
         };

@@ -152,6 +152,9 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     let method = format!("{:?}", args.method).to_lowercase();
     let how = format!("{method} of {count} images, activations 0 to {}", options.max);
     pack.metadata.insert("calibration".to_owned(), how);
+    // What an earlier quantization noted, if all of it stayed in float.
+    pack.metadata
+        .retain(|key, _| ![int8_times::SUMMARY, int8_times::TIMES].contains(&key.as_str()));
     if let Some(record) = &record {
         pack.metadata.insert(int8_times::SUMMARY.to_owned(), record.summary.clone());
         let named = quantized.layers.iter().map(|l| &l.name).zip(&record.layers);
