@@ -123,6 +123,29 @@ fn excluded_layers_stay_in_float() {
 }
 
 #[test]
+fn any_layer_may_stay_in_float_by_itself() {
+    for arch in ["tiny_bottleneck", "tiny_preact"] {
+        let network = synth_network(arch);
+        let calibration = calibrated(&network);
+        let image = images(&network, 1, 3).remove(0);
+        let is_layer = |n: &&skipstone::graph::Node| matches!(n.op, Op::Conv(_) | Op::Linear(_));
+        for node in network.graph.nodes.iter().filter(is_layer) {
+            let options = Options { exclude: vec![node.name.clone()], ..Options::default() };
+            let quantized = quantize(&network, &calibration, &options).expect("quantizes").network;
+            let packed = to_bytes(&quantized, &PackOptions::default()).expect("packs");
+            let mut executor = executor(&Model::from_bytes(&packed).expect("opens"), 1, 1);
+            executor.run(&[&image]).expect("runs");
+            let shapes = network.graph.input_shapes();
+            let expected = reference::run(&quantized, &shapes, 1, &[&image]).expect("runs");
+            let largest = expected[0].iter().fold(0f32, |a, x| a.max(x.abs()));
+            for (x, y) in executor.output(0).iter().zip(&expected[0]) {
+                assert!((x - y).abs() < 0.03 * largest, "{arch}, {}: {x} {y}", node.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn files_are_little_more_than_a_quarter() {
     let network = synth_network("tiny_bottleneck");
     let quantized = with(&network, &Options::default()).network;

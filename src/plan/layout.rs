@@ -29,8 +29,9 @@ pub(super) fn activations(graph: &Graph, shapes: &[Shape], batch: usize) -> Resu
         })
         .collect();
     for (i, node) in graph.nodes.iter().enumerate() {
+        let Op::Conv(conv) = &node.op else { continue };
         // Others read a shadow of their operand.
-        if let (Op::Conv(conv), true) = (&node.op, takes_values(graph, i)) {
+        if takes_values(graph, i) || graph.quantization_of(node.inputs[0]).is_none() {
             let output = shapes[graph.value_of(i).0 as usize];
             let act = &mut acts[node.inputs[0].0 as usize];
             fit_frame(act, &window(conv, &graph.constants), output);

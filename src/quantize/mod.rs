@@ -9,6 +9,8 @@
 //! 3. The mean error that rounded weights cause in each output channel is taken back by the bias
 //!    (M. Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019).
 //!
+//! [`quantize_measured`] then runs both networks and leaves in f32 what int8 makes slower on this machine.
+//!
 //! ```no_run
 //! use skipstone::quantize::{Calibration, Options, quantize};
 //! use skipstone::{Model, Runtime, format};
@@ -27,11 +29,13 @@
 
 mod calibrate;
 mod histogram;
+mod measure;
 mod values;
 mod weights;
 
 pub use calibrate::Calibration;
 pub use histogram::Method;
+pub use measure::{LayerTimes, Measured, Measurement, Time, Verdict, quantize_measured};
 
 use crate::error::{Error, Result};
 use crate::graph::{Network, Op, Quantization};

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::rounds::{self, Times, WARM_UPS, median};
 use super::{Key, Layer, Measured, Table, Tables};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exec::{Executor, ExecutorOptions};
 use crate::format::TestVector;
 use crate::model::Model;
@@ -63,14 +64,8 @@ pub struct Tuned {
     pub run_ns: [u64; 2],
 }
 
-/// A method must save at least this part of a layer's time to replace the rule of thumb's.
-const MIN_GAIN: f64 = 0.02;
-/// And at least this many standard errors of the median saving.
-const MIN_ERRORS: f64 = 3.0;
 /// How often choices are measured together, at most.
 const CONFIRMATIONS: usize = 2;
-/// Runs of each executor before times count.
-const WARM_UPS: usize = 2;
 /// Start of the generated input.
 const SEED: u64 = 1;
 
@@ -92,10 +87,6 @@ pub fn tune(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Tuned> {
     let TuneOptions { batch, input_size, numerics, keep_algorithms, rounds } = *options;
-    if rounds < TuneOptions::MIN_ROUNDS {
-        let least = TuneOptions::MIN_ROUNDS;
-        return Err(Error::invalid(format!("{rounds} rounds, expected at least {least}")));
-    }
     let options = ExecutorOptions {
         batch,
         input_size,
@@ -116,7 +107,8 @@ pub fn tune(
     let measured = bench.measure(&trials, rounds)?;
     let mut chosen: Vec<usize> = (0..bench.layers.len())
         .map(|layer| {
-            let saving = |m: usize| measured.saving(bench.layer_of(layer), m).filter(|_| m > 0);
+            let saving =
+                |m: usize| measured.saving(&bench.layer_of(layer), [0, m]).filter(|_| m > 0);
             let methods = 0..bench.layers[layer].methods.len();
             let best = methods.filter_map(|m| Some((m, saving(m)?)));
             best.max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |(m, _)| m)
@@ -131,7 +123,7 @@ pub fn tune(
         let pair = [vec![0; chosen.len()], chosen.clone()];
         let again = bench.measure(&pair, rounds)?;
         run_ns = [again.run_ns(0), again.run_ns(1)];
-        let confirmed = |layer: usize| again.saving(bench.layer_of(layer), 1).is_some();
+        let confirmed = |layer: usize| again.saving(&bench.layer_of(layer), [0, 1]).is_some();
         let lost: Vec<_> = (0..chosen.len()).filter(|l| chosen[*l] > 0 && !confirmed(*l)).collect();
         if lost.is_empty() || attempt + 1 == CONFIRMATIONS {
             if run_ns[1] >= run_ns[0] {
@@ -155,7 +147,7 @@ pub fn tune(
             .enumerate()
             .map(|(m, name)| Measured {
                 method: (*name).to_owned(),
-                ns: measured.layer_ns(bench.layer_of(layer), m),
+                ns: median(&measured.of(&bench.layer_of(layer), m)).round() as u64,
             })
             .collect(),
     });
@@ -192,9 +184,9 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// The nodes whose steps compute a tunable layer: its own, and the branch that would be part of it.
-    fn layer_of(&self, layer: usize) -> [Option<usize>; 2] {
+    fn layer_of(&self, layer: usize) -> Vec<usize> {
         let Candidates { node, branch, .. } = &self.layers[layer];
-        [Some(*node), *branch]
+        [Some(*node), *branch].into_iter().flatten().collect()
     }
 
     /// A method of each layer, by its place among the layer's.
@@ -209,20 +201,10 @@ impl Bench<'_> {
         let inputs = self.inputs(&executors[0]);
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
         let nb_nodes = self.model.graph().nodes.len();
-        let mut times = Times(vec![vec![Vec::new(); nb_nodes + 1]; selections.len()]);
-        for round in 0..WARM_UPS + rounds {
-            for turn in 0..executors.len() {
-                // Another order each time: a run finds the caches as the one before left them.
-                let k = (turn + round) % executors.len();
-                executors[k].run(&inputs)?;
-                if round >= WARM_UPS {
-                    times.add(k, &executors[k]);
-                }
-                self.done += 1;
-                (self.progress)(Progress { done: self.done.min(self.total), total: self.total });
-            }
-        }
-        Ok(times)
+        rounds::in_turns(&mut executors, &inputs, (nb_nodes, rounds), &mut || {
+            self.done += 1;
+            (self.progress)(Progress { done: self.done.min(self.total), total: self.total });
+        })
     }
 
     fn executor(&self, selection: &[usize]) -> Result<Executor> {
@@ -245,97 +227,5 @@ impl Bench<'_> {
             image.into_iter().cycle().take(len).collect()
         };
         images.into_iter().enumerate().map(fill).collect()
-    }
-}
-
-/// Nanoseconds by executor, node and round. The last node stands for all steps without one.
-struct Times(Vec<Vec<Vec<f64>>>);
-
-impl Times {
-    /// Takes the times of an executor's last run.
-    fn add(&mut self, executor: usize, run: &Executor) {
-        let nodes = &mut self.0[executor];
-        nodes.iter_mut().for_each(|rounds| rounds.push(0.0));
-        let last = nodes.len() - 1;
-        for (step, ns) in run.plan().steps.iter().zip(run.step_times_ns()) {
-            let rounds = &mut nodes[step.node.unwrap_or(last)];
-            if let Some(sum) = rounds.last_mut() {
-                *sum += *ns as f64;
-            }
-        }
-    }
-
-    /// A layer's time in each round.
-    fn layer(&self, nodes: [Option<usize>; 2], executor: usize) -> Vec<f64> {
-        let mut sums = vec![0.0; self.0[executor][0].len()];
-        for node in nodes.into_iter().flatten() {
-            sums.iter_mut().zip(&self.0[executor][node]).for_each(|(sum, ns)| *sum += ns);
-        }
-        sums
-    }
-
-    fn layer_ns(&self, nodes: [Option<usize>; 2], executor: usize) -> u64 {
-        median(&self.layer(nodes, executor)).round() as u64
-    }
-
-    /// The sum of all nodes' medians: what disturbs one node's run does not count.
-    fn run_ns(&self, executor: usize) -> u64 {
-        self.0[executor].iter().map(|rounds| median(rounds)).sum::<f64>().round() as u64
-    }
-
-    /// What a layer saves on the first executor's time, if that is more than noise.
-    fn saving(&self, nodes: [Option<usize>; 2], executor: usize) -> Option<f64> {
-        saving(&self.layer(nodes, 0), &self.layer(nodes, executor))
-    }
-}
-
-fn differences(base: &[f64], other: &[f64]) -> Vec<f64> {
-    base.iter().zip(other).map(|(b, o)| b - o).collect()
-}
-
-/// The median of `base - other` in the same rounds, if it is above [`MIN_GAIN`] and [`MIN_ERRORS`].
-fn saving(base: &[f64], other: &[f64]) -> Option<f64> {
-    let differences = differences(base, other);
-    let middle = median(&differences);
-    let deviations: Vec<f64> = differences.iter().map(|d| (d - middle).abs()).collect();
-    // For a normal distribution, the deviation is 1.4826 times the median absolute deviation, and
-    // the error of the median 1.2533 times the deviation over the root of their number.
-    let error = 1.4826 * 1.2533 * median(&deviations) / (differences.len() as f64).sqrt();
-    let margin = (MIN_GAIN * median(base)).max(MIN_ERRORS * error);
-    (middle > margin).then_some(middle)
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    match sorted.len() {
-        0 => 0.0,
-        n => (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Values around `middle`, by a fixed pattern of noise.
-    fn times(middle: f64, noise: f64) -> Vec<f64> {
-        (0..21).map(|i| middle + noise * ((i * 8 % 21) as f64 / 10.0 - 1.0)).collect()
-    }
-
-    #[test]
-    fn a_saving_stands_out_from_noise() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        let found = saving(&times(100.0, 1.0), &times(90.0, 1.0));
-        assert!((found.expect("10 % is clear") - 10.0).abs() < 1e-9);
-        assert_eq!(saving(&times(100.0, 0.0), &times(99.0, 0.0)), None, "below the least gain");
-        assert_eq!(saving(&times(100.0, 1.0), &times(110.0, 1.0)), None, "slower");
-        let mut noisy = times(95.0, 30.0);
-        noisy.reverse();
-        assert_eq!(saving(&times(100.0, 30.0), &noisy), None, "5 % in noise of 30 %");
-        let mut outlier = times(90.0, 1.0);
-        outlier[4] = 1e6;
-        assert!(saving(&times(100.0, 1.0), &outlier).is_some(), "one interrupted run");
     }
 }

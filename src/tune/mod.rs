@@ -9,6 +9,7 @@
 //! choose algorithms that round differently, unless [`TuneOptions::keep_algorithms`] says otherwise.
 
 mod measure;
+pub(crate) mod rounds;
 
 use std::collections::HashSet;
 use std::fmt;

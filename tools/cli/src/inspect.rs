@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use skipstone::graph::{Op, Port};
+use skipstone::graph::{Node, Op, Port};
 use skipstone::recipe::Resize;
 use skipstone::tune::TableUse;
 use skipstone::{Executor, ExecutorOptions, Model, Recipe};
 
 use crate::exit::Exit;
+use crate::int8_times::{self, LayerTimes};
 use crate::layers::{Layer, plan_table};
 use crate::model::{ExecutionArgs, OpenArgs, TableArgs, describe_port, macs, nb_parameters};
 use crate::ui::{Ui, write_json};
@@ -54,7 +55,9 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     let executor = Executor::new(&runtime, &model, &options)?;
     let report = runtime.report();
     let plan = executor.plan();
-    let layers = Layer::all(plan, &[]);
+    let mut layers = Layer::all(plan, &[]);
+    let int8_times = LayerTimes::noted(&model);
+    Layer::add_int8_times(&mut layers, (plan, model.graph()), &int8_times);
     let mut out = ui.stdout();
 
     if args.json {
@@ -150,6 +153,7 @@ fn describe(args: &Args, model: &Model) -> anyhow::Result<Value> {
         "recipe": model.recipe(),
         "labels": model.labels().map(<[String]>::len),
         "self_test": model.test_vector().is_some(),
+        "int8_vs_f32": model.metadata().get(int8_times::SUMMARY),
         "tuned_for": model.tables().iter().map(|t| &t.key).collect::<Vec<_>>(),
         "metadata": model.metadata(),
     }))
@@ -189,7 +193,13 @@ fn print(out: &mut impl Write, args: &Args, model: &Model) -> anyhow::Result<()>
     for table in model.tables() {
         writeln!(out, "tuned for   {}", table.key)?;
     }
-    for (key, value) in model.metadata() {
+    let has_int8 = graph.nodes.iter().any(Node::is_int8);
+    if has_int8 && !model.metadata().contains_key(int8_times::SUMMARY) {
+        let key = int8_times::SUMMARY;
+        writeln!(out, "{key:11} not measured: skipstone quantize --measure does")?;
+    }
+    // Times are listed with the layers.
+    for (key, value) in model.metadata().iter().filter(|(key, _)| *key != int8_times::TIMES) {
         writeln!(out, "{key:11} {}", value.replace('\n', "\n            "))?;
     }
     Ok(())

@@ -1,11 +1,14 @@
 //! A plan's steps, as a table or JSON, with or without times.
 
+use std::collections::BTreeMap;
+
 use comfy_table::Table;
 use serde::Serialize;
-use skipstone::graph::Shape;
+use skipstone::graph::{Graph, Shape};
 use skipstone::plan::{PlanSummary, StepSummary};
 use skipstone::tune::Measured;
 
+use crate::int8_times::LayerTimes;
 use crate::ui::table;
 use crate::units;
 
@@ -24,6 +27,9 @@ pub(crate) struct Layer<'a> {
     groups_percent: Option<[f64; 4]>,
     #[serde(flatten)]
     choice: Option<Choice<'a>>,
+    /// What `quantize --measure` found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    int8_vs_f32: Option<&'a LayerTimes>,
     macs: u64,
     weight_bytes: u64,
     activation_bytes: u64,
@@ -68,6 +74,7 @@ impl<'a> Layer<'a> {
                 chosen_by: choice.reason.name(),
                 measured: &choice.measured,
             }),
+            int8_vs_f32: None,
             macs: step.macs,
             weight_bytes: step.weight_bytes,
             activation_bytes: step.activation_bytes,
@@ -78,6 +85,20 @@ impl<'a> Layer<'a> {
             }),
         };
         plan.steps.iter().enumerate().map(layer).collect()
+    }
+
+    /// Adds the times that a file notes of its layers, by name, each to the layer's first step with weights.
+    pub(crate) fn add_int8_times(
+        layers: &mut [Self],
+        (plan, graph): (&PlanSummary, &Graph),
+        times: &'a BTreeMap<String, LayerTimes>,
+    ) {
+        for (i, node) in graph.nodes.iter().enumerate() {
+            let computes = |step: &StepSummary| step.node == Some(i) && step.macs > 0;
+            if let Some(first) = plan.steps.iter().position(computes) {
+                layers[first].int8_vs_f32 = times.get(&node.name);
+            }
+        }
     }
 }
 
@@ -97,16 +118,19 @@ pub(crate) fn plan_table(layers: &[Layer]) -> Table {
         "activations",
         "groups 4/3/2/1 (%)",
         "measured (ms)",
+        "f32 / int8 (ms)",
     ];
     let any_groups = layers.iter().any(|l| l.groups_percent.is_some());
     let any_measured = layers.iter().flat_map(|l| &l.choice).any(|c| !c.measured.is_empty());
-    // The last two columns only where they say something.
+    let any_int8_times = layers.iter().any(|l| l.int8_vs_f32.is_some());
+    // The last three columns only where they say something.
     let is_shown = |column: usize| match column {
         11 => any_groups,
         12 => any_measured,
+        13 => any_int8_times,
         _ => true,
     };
-    fn shown<T>(cells: [T; 13], is_shown: impl Fn(usize) -> bool) -> Vec<T> {
+    fn shown<T>(cells: [T; 14], is_shown: impl Fn(usize) -> bool) -> Vec<T> {
         let cells = cells.into_iter().enumerate();
         cells.filter(|(i, _)| is_shown(*i)).map(|(_, cell)| cell).collect()
     }
@@ -138,6 +162,7 @@ pub(crate) fn plan_table(layers: &[Layer]) -> Table {
                 &units::bytes(layer.activation_bytes),
                 &groups,
                 &choice.map_or(vec![], times).join(", "),
+                &layer.int8_vs_f32.map_or(String::new(), LayerTimes::to_string),
             ],
             is_shown,
         ));

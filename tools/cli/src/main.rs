@@ -9,6 +9,7 @@ mod evaluate;
 mod exit;
 mod images;
 mod inspect;
+mod int8_times;
 mod interrupt;
 mod layers;
 mod model;

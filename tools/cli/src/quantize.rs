@@ -1,5 +1,6 @@
 //! `quantize`: from a packed model in f32 to one in int8.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
@@ -9,9 +10,14 @@ use anyhow::Context;
 use clap::ValueEnum;
 use serde_json::{Value, json};
 use skipstone::format;
-use skipstone::quantize::{Calibration, LEAST_DECIBELS, Layer, Method, Options, quantize};
+use skipstone::quantize::{
+    Calibration, LEAST_DECIBELS, Layer, Measurement, Method, Options, Verdict, quantize,
+    quantize_measured,
+};
+use skipstone::tune::{Progress, TuneOptions};
 
 use crate::exit::{Exit, UsageError};
+use crate::int8_times::{self, LayerTimes, Record};
 use crate::interrupt;
 use crate::model::{ExecutionArgs, OpenArgs};
 use crate::samples::Samples;
@@ -21,7 +27,8 @@ use crate::units;
 /// Quantize a packed model to int8
 ///
 /// Images like those that the model will see are run through it, to choose the range of every value
-/// between the first convolution and the logits. Weights get a scale per output channel.
+/// between the first convolution and the logits. Weights get a scale per output channel. A layer in int8
+/// always runs in int8, whether that is faster or not: `--measure` finds out, and leaves in float what is not.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// A packed model, in f32
@@ -51,6 +58,14 @@ pub(crate) struct Args {
     /// Do not let biases take back the mean error of rounded weights
     #[arg(long)]
     no_bias_correction: bool,
+    /// Measure each layer in int8 and in f32, and leave in float what is slower in int8
+    ///
+    /// Both networks run in turns on this machine, one image each, with the threads of `--threads`. A layer
+    /// is slower if f32 saves 2 % of its time, and more than the noise; it stays in int8 nevertheless
+    /// where conversions to float would cost more than that saves. The file says what was found, and for
+    /// which machine; `inspect --layers` shows the times. Let the machine be idle meanwhile.
+    #[arg(long)]
+    measure: bool,
     /// Print what is known of each layer as JSON
     #[arg(long)]
     json: bool,
@@ -109,7 +124,27 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     }
     progress.finish_and_clear();
     let options = options(args);
-    let mut quantized = quantize(&network, &calibration, &options)?;
+    let (mut quantized, record) = if args.measure {
+        let image = samples.get(0)?;
+        let measurement = Measurement {
+            model: &model,
+            runtime: &runtime,
+            inputs: &[&image],
+            numerics: args.execution.numerics,
+            rounds: TuneOptions::default().rounds,
+        };
+        let bar = ui.progress(0);
+        let progress = &mut |Progress { done, total }| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        };
+        let measured = quantize_measured(&network, &calibration, &options, &measurement, progress)?;
+        bar.finish_and_clear();
+        let record = Record::new(&measured);
+        (measured.quantized, Some(record))
+    } else {
+        (quantize(&network, &calibration, &options)?, None)
+    };
     quantized.network.graph.inputs[0].shape = model.graph().inputs[0].shape;
     let mut pack = model.pack_options().clone();
     // It was made by the network in f32.
@@ -117,9 +152,18 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     let method = format!("{:?}", args.method).to_lowercase();
     let how = format!("{method} of {count} images, activations 0 to {}", options.max);
     pack.metadata.insert("calibration".to_owned(), how);
+    // What an earlier quantization noted, if all of it stayed in float.
+    pack.metadata
+        .retain(|key, _| ![int8_times::SUMMARY, int8_times::TIMES].contains(&key.as_str()));
+    if let Some(record) = &record {
+        pack.metadata.insert(int8_times::SUMMARY.to_owned(), record.summary.clone());
+        let named = quantized.layers.iter().map(|l| &l.name).zip(&record.layers);
+        let json = serde_json::to_string(&named.collect::<BTreeMap<_, _>>())?;
+        pack.metadata.insert(int8_times::TIMES.to_owned(), json);
+    }
     format::write(&quantized.network, &pack, &output)?;
 
-    let layers = &quantized.layers;
+    let rows = Row::all(&quantized.layers, record.as_ref(), &options.exclude);
     let written = fs::metadata(&output).with_context(|| output.display().to_string())?.len();
     let source = model.file_info().len;
     let report = json!({
@@ -127,24 +171,53 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         "model": args.model, "output": output, "images": count,
         "method": method, "max": options.max,
         "bytes": written, "source_bytes": source,
-        "layers": layers.iter().map(describe).collect::<Vec<_>>(),
+        "measured": record,
+        "layers": rows.iter().map(describe).collect::<Vec<_>>(),
     });
     if let Some(path) = &args.report {
         let mut file = fs::File::create(path).with_context(|| path.display().to_string())?;
         write_json(&mut file, &report)?;
     }
     if let Some(path) = &args.plot {
-        fs::write(path, plot(layers)).with_context(|| path.display().to_string())?;
+        fs::write(path, plot(&rows)).with_context(|| path.display().to_string())?;
     }
     let mut out = ui.stdout();
     if args.json {
         write_json(&mut out, &report)?;
     } else {
-        print(&mut out, layers, &output, (written, source))?;
+        print(&mut out, &rows, &output, (written, source))?;
+        if let Some(record) = &record {
+            writeln!(out, "int8 measured: {}", record.summary)?;
+            let Record { f32_ms, quantized_ms, .. } = record;
+            writeln!(out, "run: {f32_ms:.2} ms in f32, {quantized_ms:.2} ms quantized")?;
+        }
     }
     out.flush()?;
-    advise(ui, layers);
+    advise(ui, &rows);
     Ok(Exit::Ok)
+}
+
+/// What is known of a layer.
+struct Row<'a> {
+    layer: &'a Layer,
+    times: Option<&'a LayerTimes>,
+    /// Why it stays in float, if it does.
+    in_float: Option<&'static str>,
+}
+
+impl<'a> Row<'a> {
+    fn all(layers: &'a [Layer], record: Option<&'a Record>, exclude: &[String]) -> Vec<Self> {
+        let row = |(i, layer): (usize, &'a Layer)| {
+            let times = record.map(|r| &r.layers[i]);
+            let why = match times {
+                _ if exclude.contains(&layer.name) => "excluded",
+                Some(times) if times.is(Verdict::Slower) => "measured slower",
+                _ => "not quantizable",
+            };
+            Row { layer, times, in_float: Some(why).filter(|_| !layer.is_int8) }
+        };
+        layers.iter().enumerate().map(row).collect()
+    }
 }
 
 fn options(args: &Args) -> Options {
@@ -166,18 +239,20 @@ fn options(args: &Args) -> Options {
 
 fn print(
     out: &mut impl Write,
-    layers: &[Layer],
+    rows: &[Row],
     path: &Path,
     bytes: (u64, u64),
 ) -> std::io::Result<()> {
-    let mut listing = table(
-        &["LAYER", "TYPE", "INPUT SCALE", "ZERO", "INPUT dB", "WEIGHTS dB", "BOTH dB"],
-        &[2, 3, 4, 5, 6],
-    );
-    for layer in layers {
+    let mut headings =
+        vec!["LAYER", "TYPE", "INPUT SCALE", "ZERO", "INPUT dB", "WEIGHTS dB", "BOTH dB"];
+    if rows.iter().any(|row| row.times.is_some()) {
+        headings.extend(["F32 ms", "INT8 ms", "TIMED WITH"]);
+    }
+    let mut listing = table(&headings, &[2, 3, 4, 5, 6, 7, 8]);
+    for Row { layer, times, .. } in rows {
         let input = layer.input.filter(|_| layer.is_int8);
         let decibels = |v: f64| if layer.is_int8 { format!("{v:.1}") } else { "-".to_owned() };
-        listing.add_row([
+        let mut cells = vec![
             layer.name.clone(),
             (if layer.is_int8 { "int8" } else { "f32" }).to_owned(),
             input.map_or("-".to_owned(), |q| format!("{:.3e}", q.scale)),
@@ -185,23 +260,31 @@ fn print(
             decibels(layer.input_decibels),
             decibels(layer.weights_decibels),
             decibels(layer.decibels()),
-        ]);
+        ];
+        if let Some(LayerTimes { f32_ms, int8_ms, within, .. }) = times {
+            let ms = |ms: f64| {
+                if within.is_none() { format!("{ms:.3}") } else { "-".to_owned() }
+            };
+            let with = within.clone().unwrap_or_default();
+            cells.extend([ms(*f32_ms), int8_ms.map_or("-".to_owned(), ms), with]);
+        }
+        listing.add_row(cells);
     }
     writeln!(out, "{}", listing.trim_fmt())?;
-    let nb_int8 = layers.iter().filter(|l| l.is_int8).count();
+    let nb_int8 = rows.iter().filter(|row| row.layer.is_int8).count();
     writeln!(
         out,
         "{}: {nb_int8} of {} layers in int8, {} (before {})",
         path.display(),
-        layers.len(),
+        rows.len(),
         units::bytes(bytes.0),
         units::bytes(bytes.1),
     )
 }
 
-/// Names the layers that are better left in float.
-fn advise(ui: &Ui, layers: &[Layer]) {
-    for layer in layers.iter().filter(|l| l.should_stay_in_float()) {
+/// Names the layers that are better left in float, and those that measured slower.
+fn advise(ui: &Ui, rows: &[Row]) {
+    for Row { layer, .. } in rows.iter().filter(|row| row.layer.should_stay_in_float()) {
         ui.note(&format!(
             "{}: noise is {:.1} dB below the signal, expected {LEAST_DECIBELS:.0} or more; it should \
              stay in float: --exclude {}",
@@ -210,12 +293,27 @@ fn advise(ui: &Ui, layers: &[Layer]) {
             layer.name
         ));
     }
+    let advice = [
+        (Verdict::Slower, "in float, since slower in int8"),
+        (
+            Verdict::KeptByConversions,
+            "in int8, though slower by itself, since conversions to float cost more",
+        ),
+    ];
+    for (verdict, what) in advice {
+        let named = rows.iter().filter(|row| row.times.is_some_and(|times| times.is(verdict)));
+        let names: Vec<&str> = named.map(|row| row.layer.name.as_str()).collect();
+        if !names.is_empty() {
+            ui.note(&format!("{what}: {}", names.join(", ")));
+        }
+    }
 }
 
-fn describe(layer: &Layer) -> Value {
+fn describe(Row { layer, times, in_float }: &Row) -> Value {
     json!({
         "name": layer.name,
         "int8": layer.is_int8,
+        "in_float": in_float,
         "input": layer.input.map(|q| json!({
             "scale": q.scale, "zero_point": q.zero_point, "max": q.max,
         })),
@@ -223,27 +321,38 @@ fn describe(layer: &Layer) -> Value {
         "weights_decibels": layer.weights_decibels,
         "decibels": layer.decibels(),
         "should_stay_in_float": layer.should_stay_in_float(),
+        "measured": times,
     })
 }
 
-/// One bar per layer, as long as its signal is above its noise.
-fn plot(layers: &[Layer]) -> String {
+/// One bar per layer, as long as its signal is above its noise; beside it int8's part of the time in f32, where
+/// it was measured.
+fn plot(rows: &[Row]) -> String {
     const ROW: usize = 16;
     const NAMES: usize = 260;
     const PER_DECIBEL: f64 = 8.0;
-    let (width, height) = (NAMES + 480, (layers.len() + 2) * ROW);
+    const BARS: usize = 480;
+    let is_measured = rows.iter().any(|row| row.times.is_some());
+    let ratios = NAMES + BARS;
+    let (width, height) = (if is_measured { ratios + 120 } else { ratios }, (rows.len() + 2) * ROW);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
          font-family=\"sans-serif\" font-size=\"11\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
          <text x=\"{NAMES}\" y=\"12\">signal over noise of each int8 layer, dB</text>\n"
     );
+    if is_measured {
+        let _ = writeln!(svg, "<text x=\"{ratios}\" y=\"12\">time in int8 / in f32</text>");
+    }
     let x = |decibels: f64| NAMES as f64 + decibels.clamp(0.0, 55.0) * PER_DECIBEL;
-    for (i, layer) in layers.iter().enumerate() {
+    for (i, Row { layer, times, .. }) in rows.iter().enumerate() {
         let y = (i + 2) * ROW;
         let name = layer.name.replace('&', "&amp;").replace('<', "&lt;");
         let _ =
             writeln!(svg, "<text x=\"{}\" y=\"{y}\" text-anchor=\"end\">{name}</text>", NAMES - 6);
+        if let Some(ratio) = times.and_then(LayerTimes::ratio) {
+            let _ = writeln!(svg, "<text x=\"{ratios}\" y=\"{y}\">{ratio:.2}</text>");
+        }
         let decibels = layer.decibels();
         if !layer.is_int8 {
             let _ = writeln!(svg, "<text x=\"{NAMES}\" y=\"{y}\" fill=\"gray\">f32</text>");

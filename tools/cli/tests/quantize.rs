@@ -72,6 +72,68 @@ fn a_model_is_quantized_and_compared() {
 }
 
 #[test]
+fn int8_is_measured_against_f32() {
+    let folder = Folder::new("quantize-measure");
+    folder.pack("tiny_bottleneck", &[]);
+    data(&folder);
+    let run = |args: &[&str]| {
+        let fixed = ["quantize", "tiny_bottleneck.skip", "--calib", "x.npy", "--threads", "1"];
+        folder.skipstone(&[&fixed, args].concat())
+    };
+    let inspect = |args: &[&str]| {
+        let fixed = ["inspect", "tiny_bottleneck.int8.skip", "--threads", "1"];
+        folder.skipstone(&[&fixed, args].concat())
+    };
+    let report = run(&["--json"]).json();
+    assert!(report["measured"].is_null() && report["layers"][0]["measured"].is_null());
+    let text = inspect(&["--layers"]).ok();
+    assert!(text.contains("int8_vs_f32 not measured: skipstone quantize --measure"), "{text}");
+    assert!(!text.contains("f32 / int8 (ms)"), "{text}");
+    assert!(inspect(&["--json"]).json()["int8_vs_f32"].is_null());
+
+    // Which layers are faster is not the matter here: this network is as small as noise.
+    let name = report["layers"][1]["name"].as_str().expect("a name");
+    let measure = ["--measure", "--exclude", name, "--report", "r.json", "--plot", "r.svg"];
+    let text = run(&measure).ok();
+    let listed =
+        ["F32 ms", "INT8 ms", "int8 measured: ", "layers no slower than in f32 (", "run: "];
+    listed.iter().for_each(|words| assert!(text.contains(words), "{words}: {text}"));
+    let report = fs::read(folder.path("r.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).expect("JSON");
+    assert_eq!(report["measured"]["key"]["threads"], 1);
+    assert!(report["measured"]["f32_ms"].as_f64() > Some(0.0), "{report}");
+    let layers = report["layers"].as_array().expect("layers");
+    for layer in layers {
+        let times = &layer["measured"];
+        assert!(times["f32_ms"].as_f64() > Some(0.0), "{layer}");
+        let in_float = match times["verdict"].as_str() {
+            Some("int8" | "kept-by-conversions") => Value::Null,
+            Some("slower") => "measured slower".into(),
+            Some("no-choice") => "excluded".into(),
+            other => panic!("{other:?}: {layer}"),
+        };
+        assert_eq!(layer["in_float"], in_float, "{layer}");
+        assert_eq!(layer["int8"], in_float.is_null(), "{layer}");
+        assert_eq!(layer["name"] == name, times["verdict"] == "no-choice", "{layer}");
+    }
+    let within = |l: &&Value| l["measured"]["within"].is_string();
+    assert!(layers.iter().any(|l| within(&l)), "f32 joins the branch to what adds it: {report}");
+    assert!(fs::read_to_string(folder.path("r.svg")).unwrap().contains("time in int8 / in f32"));
+
+    let text = inspect(&["--layers"]).ok();
+    assert!(text.contains("layers no slower than in f32 (") && text.contains("f32 / int8 (ms)"));
+    assert!(!text.contains("not measured") && !text.contains("int8_times"), "{text}");
+    let json = inspect(&["--json"]).json();
+    assert_eq!(json["int8_vs_f32"], report["measured"]["summary"]);
+    let steps = json["plan"]["layers"].as_array().expect("layers");
+    for layer in layers.iter().filter(|l| l["int8"] == true) {
+        let step = steps.iter().find(|s| s["name"] == layer["name"] && !s["int8_vs_f32"].is_null());
+        assert_eq!(step.expect("a step")["int8_vs_f32"], layer["measured"], "{layer}");
+    }
+    folder.skipstone(&["verify", "tiny_bottleneck.int8.skip"]).ok();
+}
+
+#[test]
 fn folders_name_classes() {
     let folder = Folder::new("evaluate");
     folder.pack("tiny_resnet", &["--recipe", "imagenet"]);
