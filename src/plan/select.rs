@@ -23,7 +23,7 @@ use crate::model::Model;
 use crate::ops::conv::Division;
 use crate::ops::quads::{Packing, Quads};
 use crate::ops::winograd::{Schedule, V_BLOCK_BYTES, nb_tiles, shared_len};
-use crate::ops::{Act, Layout, qconv16, qsplit};
+use crate::ops::{Act, Layout, qconv16, qsplit, strassen};
 use crate::threads::RuntimeReport;
 use crate::tune::{Layer, Table};
 
@@ -41,25 +41,34 @@ pub enum Algorithm {
     WinogradF6,
     /// Winograd's F(2x2, 3x3) of stride 2: for 3x3 windows of stride 2.
     WinogradF2S2,
+    /// One level of Strassen's algorithm, in Winograd's form: for 1x1 windows.
+    Strassen,
 }
 
 impl Algorithm {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Direct, Self::WinogradF2, Self::WinogradF4, Self::WinogradF6, Self::WinogradF2S2];
+    pub const ALL: [Self; 6] = [
+        Self::Direct,
+        Self::WinogradF2,
+        Self::WinogradF4,
+        Self::WinogradF6,
+        Self::WinogradF2S2,
+        Self::Strassen,
+    ];
 
     /// Name in options, tables and dumps.
     pub fn name(self) -> &'static str {
-        match self.variant() {
-            None => "direct",
-            Some(variant) => variant.name(),
+        match (self, self.variant()) {
+            (Self::Strassen, _) => "strassen",
+            (_, None) => "direct",
+            (_, Some(variant)) => variant.name(),
         }
     }
 
     /// The tile of a Winograd algorithm.
     pub(crate) fn variant(self) -> Option<Variant> {
         match self {
-            Self::Direct => None,
+            Self::Direct | Self::Strassen => None,
             Self::WinogradF2 => Some(Variant::F2),
             Self::WinogradF4 => Some(Variant::F4),
             Self::WinogradF6 => Some(Variant::F6),
@@ -88,7 +97,7 @@ impl FromStr for Algorithm {
 /// Which rounding errors a plan may trade for time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Numerics {
-    /// Also Winograd up to F(4x4, 3x3), whose error is a few times that of plain sums.
+    /// Also Strassen, and Winograd up to F(4x4, 3x3), whose error is a few times that of plain sums.
     #[default]
     Fast,
     /// Direct convolution only: the error of plain sums in f32.
@@ -182,6 +191,9 @@ const METHODS: &[Method] = &[
     direct("direct-widened", |site| site.widened(Arrangement::DIRECT)),
     direct("direct-int16", |site| site.int16()),
     direct("direct-split", |site| site.split()),
+    strassen("strassen", |site| site.quarters(None)),
+    strassen("strassen-pixels", |site| site.quarters(Some(Division::Pixels))),
+    strassen("strassen-channels", |site| site.quarters(Some(Division::Channels))),
     winograd("winograd-f2-tiles", Algorithm::WinogradF2, |s| s.tiles(Variant::F2, V_BYTES)),
     winograd("winograd-f2-tiles-packed", Algorithm::WinogradF2, |s| s.passes(Variant::F2)),
     winograd("winograd-f2-panels", Algorithm::WinogradF2, |s| s.panels(Variant::F2, false)),
@@ -208,6 +220,10 @@ const METHODS: &[Method] = &[
 
 const fn direct(name: &'static str, plan: fn(&Site) -> Option<Arrangement>) -> Method {
     Method { name, algorithm: Algorithm::Direct, plan }
+}
+
+const fn strassen(name: &'static str, plan: fn(&Site) -> Option<Arrangement>) -> Method {
+    Method { name, algorithm: Algorithm::Strassen, plan }
 }
 
 const fn winograd(
@@ -334,7 +350,29 @@ impl<'a> Selector<'a> {
             )));
         }
         let knob = knobs::ALGORITHM.get().map(|name| name.parse::<Algorithm>()).transpose()?;
-        (0..graph.nodes.len()).map(|i| self.choose_node(i, knob)).collect()
+        let mut choices = (0..graph.nodes.len())
+            .map(|i| self.choose_node(i, knob))
+            .collect::<Result<Vec<_>>>()?;
+        // A branch goes the way of the node that adds it, with which it can join.
+        for (i, branch) in super::join::branches(graph, |_, _| true).into_iter().enumerate() {
+            let Some(branch) = branch else { continue };
+            let wanted = choices[i].algorithm;
+            let open = choices[branch].method.is_some_and(|(_, reason)| reason != Reason::Asked);
+            let Some(site) = self.site(branch).filter(|_| open && wanted.variant().is_none())
+            else {
+                continue;
+            };
+            let method = site.rule_of_thumb(wanted);
+            if let Some(arrangement) = (method.plan)(&site) {
+                let reason = choices[i].method.map_or(Reason::Heuristic, |(_, reason)| reason);
+                choices[branch] = Choice {
+                    algorithm: wanted,
+                    method: Some((method.name, reason)),
+                    arrangement,
+                };
+            }
+        }
+        Ok(choices)
     }
 
     fn choose_node(&self, index: usize, knob: Option<Algorithm>) -> Result<Choice> {
@@ -485,6 +523,10 @@ impl Site<'_> {
                 products <= MAX_S2_PRODUCTS * (9 * dst.h * dst.w) as f64
             }
             Some(v) => self.int8.is_none() || nb_tiles(v, &self.dst) >= MIN_INT8_TILES,
+            None if algorithm == Algorithm::Strassen => {
+                let env = |k: &str, d: usize| std::env::var(k).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
+                self.src.shape.c >= env("STR_K", 64) && dst.c >= env("STR_N", 64) && dst.h * dst.w >= env("STR_P", 49)
+            }
             None => true,
         }
     }
@@ -497,6 +539,9 @@ impl Site<'_> {
     /// transformed once, and where they are few, each transforms all tiles, which costs less than to wait for
     /// and read what another transformed. Only with many tiles and few channels do ready filters pay.
     fn rule_of_thumb(&self, algorithm: Algorithm) -> &'static Method {
+        if algorithm == Algorithm::Strassen {
+            return method("strassen").expect("the method exists");
+        }
         let Some(variant) = algorithm.variant() else {
             let widened = self.halves && !self.reads_halves();
             let name = match self.int8.as_ref().and_then(|int8| int8.prepared) {
@@ -541,6 +586,16 @@ impl Site<'_> {
     fn divided(&self, division: Division) -> Option<Arrangement> {
         let several = self.members > 1;
         several.then_some(Arrangement { division: Some(division), ..Arrangement::DIRECT })
+    }
+
+    /// Quarters in seven multiplications, on weights in f32.
+    fn quarters(&self, division: Option<Division>) -> Option<Arrangement> {
+        let Op::Conv(conv) = &self.node.op else { return None };
+        let window = window(conv, &self.graph.constants);
+        let fits = self.int8.is_none()
+            && (division.is_none() || self.members > 1)
+            && strassen::fits(&self.src, &self.dst, &window, conv.groups);
+        fits.then_some(Arrangement { division, widened: self.halves, ..Arrangement::DIRECT })
     }
 
     /// The same on weights that were widened before, where the file has them in halves.
@@ -639,7 +694,8 @@ fn fits_winograd(graph: &Graph, op: &Op, src: &Act, stride: usize) -> bool {
 /// quarter of the multiplications, 2.25 times fewer than F(2x2, 3x3), and still the fewest on 7x7 images,
 /// where a quarter of its tiles overhangs. F(6x6, 3x3) needs a fifth on large images, but what its transforms
 /// move costs more: only a measurement chooses it.
-const FASTEST: [Algorithm; 2] = [Algorithm::WinogradF4, Algorithm::WinogradF2S2];
+const FASTEST: [Algorithm; 3] =
+    [Algorithm::WinogradF4, Algorithm::WinogradF2S2, Algorithm::Strassen];
 
 /// Most products of F(2x2, 3x3) of stride 2, relative to those of direct convolution: 0.69 where no tile overhangs, on
 /// 7x7 images 0.91, which transforms outweigh.

@@ -158,15 +158,11 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
     unsafe {
         let rows: [*const f32; ROWS] =
             from_fn(|r| args.src.add(*args.src_pixels.add(m + r) as usize));
-        let mut acc: [[__m256; 2]; ROWS] = if args.first {
+        let mut acc: [[__m256; 2]; ROWS] = if args.start.is_null() {
             let bias = [_mm256_loadu_ps(args.bias), _mm256_loadu_ps(args.bias.add(8))];
             [bias; ROWS]
         } else {
-            let partial = args.partial.add(m * OC_PANEL);
-            from_fn(|r| {
-                let p = partial.add(r * OC_PANEL);
-                [_mm256_load_ps(p), _mm256_load_ps(p.add(8))]
-            })
+            from_fn(|r| load_sums(args.start, m + r))
         };
         let mut weights = args.weights;
         let (taps, nb_taps, tap_len) = (args.taps, args.nb_taps, args.tap_len);
@@ -201,13 +197,22 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
             }
         }
         next.line = line;
-        if !args.last {
+        if !args.sums.is_null() {
             for r in 0..ROWS {
-                let p = args.partial.add((m + r) * OC_PANEL);
+                let p = args.sums.add((m + r) * OC_PANEL);
                 _mm256_store_ps(p, acc[r][0]);
                 _mm256_store_ps(p.add(8), acc[r][1]);
             }
+        }
+        if args.dst.is_null() {
             return;
+        }
+        if !args.addend.is_null() {
+            for r in 0..ROWS {
+                let addend = load_sums(args.addend, m + r);
+                acc[r][0] = _mm256_add_ps(acc[r][0], addend[0]);
+                acc[r][1] = _mm256_add_ps(acc[r][1], addend[1]);
+            }
         }
         if !args.residual.is_null() {
             for r in 0..ROWS {
@@ -229,6 +234,20 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
                 _mm256_storeu_ps(dst.add(args.dst_block_stride), v1);
             }
         }
+    }
+}
+
+/// The sums of pixel `m`.
+///
+/// # Safety
+/// `sums` has them, and is 32-byte aligned.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn load_sums(sums: *const f32, m: usize) -> [__m256; 2] {
+    // SAFETY: the caller's.
+    unsafe {
+        let sums = sums.add(m * OC_PANEL);
+        [_mm256_load_ps(sums), _mm256_load_ps(sums.add(8))]
     }
 }
 
