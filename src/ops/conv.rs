@@ -327,7 +327,7 @@ pub(crate) struct ConvStep<W: WeightType> {
 impl<W: WeightType> Segment<W> {
     /// Whether pixels are gathered: 1x1 windows of a stride use half of each cache line, or less, and all panels
     /// would read those lines again.
-    fn is_gathered(&self) -> bool {
+    pub(super) fn is_gathered(&self) -> bool {
         let WindowAttrs { kernel, stride, .. } = self.window;
         self.src.layout == Layout::Blocked && kernel == [1, 1] && stride[1] > 1
     }

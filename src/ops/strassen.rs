@@ -3,17 +3,17 @@
 //!
 //! ```text
 //! for each block of pairs of pixels (of this member's):
-//!     left operands of all products, from the source                  to this member's scratch, in L2
+//!     sums of the source's quarters                           to this member's scratch, in L2
 //!     for each pair of panels of 16 output channels (of this member's):
-//!         for each product, for each chunk of taps:
-//!             right operand: weights as they are, or their sum            to scratch, in L1
-//!             micro-kernel: pairs x 16 channels, from and to sums or activations
+//!         sums of the weights' quarters                       to scratch, in the first block
+//!         for each product, for each chunk of taps:           its weights stay in L1
+//!             micro-kernel: pairs x 16 channels, from and to sums, and to activations
 //! ```
 //!
 //! A pair are pixels of one image, half of it apart: which ones is a matter of the image's size alone, so results
 //! depend on neither the batch nor the division over threads. An odd image's middle pixel is its own partner. Halves
-//! of the output channels are the even and the odd panels; sums of weights are made anew for each block, since they
-//! would be three quarters more bytes to stream and to keep.
+//! of the output channels are the even and the odd panels. Sums of weights are made in every run: kept, they would be
+//! as many bytes as the weights again, to load and to hold.
 
 use std::array::from_fn;
 use std::ops::Range;
@@ -21,85 +21,98 @@ use std::ptr::{null, null_mut};
 
 use skipstone_kernels::layout::{C_BLOCK, OC_PANEL};
 use skipstone_kernels::sconv::{MR, PanelArgs};
-use skipstone_kernels::strassen::{Kernel, NB_PRODUCTS, SourceArgs, WeightArgs, WeightSum};
+use skipstone_kernels::strassen::{Kernel, SourceArgs, WeightArgs};
 
-use super::conv::{ConvSpec, L1_BYTES, Segment, Split, Work, WindowAttrs, blocks, longest_block};
+use super::conv::{ConvSpec, L1_BYTES, Segment, Split, WindowAttrs, Work, blocks, longest_block};
 use super::{Act, Layout, Step, Worker, zero_frame};
 use crate::tensor::AlignedBuf;
 
-/// What a product's sums start from.
+/// A product's left operand.
 #[derive(Clone, Copy)]
-enum Start {
-    /// The bias of the even panel.
-    Even,
-    /// What the bias of the odd panel is more than that of the even one.
-    Difference,
-    /// The sum of P1, and of P6 and P7 once they are there.
-    Common,
-}
-
-/// Where a product's sums are kept.
-#[derive(Clone, Copy, PartialEq)]
-enum Kept {
-    /// As [`Start::Common`].
-    Common = 0,
-    /// P5.
-    Fifth = 1,
-    /// Between chunks only.
-    Not = 2,
+enum Left {
+    /// Of the source: the pixel of pairs, and the half of the channels.
+    Source(usize, usize),
+    /// S1 to S4, from 0 on.
+    Sum(usize),
 }
 
 /// A product's right operand.
 #[derive(Clone, Copy)]
 enum Right {
-    /// B11, B12, B21 or B22.
-    Packed(usize),
-    Sum(WeightSum),
+    /// B11, B12, B21 or B22, from 0 on.
+    Weights(usize),
+    /// T1 to T4, from 0 on.
+    Sum(usize),
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy, PartialEq)]
+enum Start {
+    /// The even panel's bias.
+    Bias,
+    /// What the odd panel's bias is more.
+    BiasDifference,
+    /// [`Kept::Common`].
+    Common,
+}
+
+/// Where sums are kept.
+#[derive(Clone, Copy, PartialEq)]
+enum Kept {
+    /// P1, and P6 and P7 once they are added: what several results have in common.
+    Common,
+    /// P5.
+    Fifth,
+    /// Between chunks only.
+    Temporary,
+}
+
+impl Kept {
+    const COUNT: usize = 3;
 }
 
 /// A quarter of the result.
 #[derive(Clone, Copy)]
 struct Quarter {
-    /// Of the pixels of pairs.
+    /// Which pixel of pairs, and which panel.
     pixel: usize,
-    /// Of the panels of pairs.
     panel: usize,
     /// Whether P5 is added.
     fifth: bool,
 }
 
 struct Product {
-    /// The left operand, by its place in [`SourceArgs::dst`].
-    left: usize,
+    left: Left,
     right: Right,
     start: Start,
     kept: Kept,
     result: Option<Quarter>,
 }
 
-/// The products in an order in which each sum is at hand; see [`skipstone_kernels::strassen`].
-const PRODUCTS: [Product; NB_PRODUCTS] = {
-    use {Right::*, WeightSum::*};
-    const fn quarter(pixel: usize, panel: usize, fifth: bool) -> Option<Quarter> {
-        Some(Quarter { pixel, panel, fifth })
+/// The products, in an order in which sums are there when they are needed; see [`skipstone_kernels::strassen`].
+const PRODUCTS: [Product; 7] = {
+    const fn product(left: Left, right: Right, start: Start, kept: Kept) -> Product {
+        Product { left, right, start, kept, result: None }
     }
-    const fn product(
-        left: usize,
-        right: Right,
-        start: Start,
-        kept: Kept,
-        result: Option<Quarter>,
-    ) -> Product {
-        Product { left, right, start, kept, result }
+    const fn result(product: Product, pixel: usize, panel: usize, fifth: bool) -> Product {
+        Product { result: Some(Quarter { pixel, panel, fifth }), ..product }
     }
+    use {Kept::*, Left::Source, Start::*};
+    let p1 = product(Source(0, 0), Right::Weights(0), Bias, Kept::Common);
+    let p2 = product(Source(0, 1), Right::Weights(2), Start::Common, Temporary);
+    let p3 = product(Left::Sum(3), Right::Weights(3), Start::Common, Temporary);
+    let p4 = product(Source(1, 1), Right::Sum(3), Start::Common, Temporary);
+    let p5 = product(Left::Sum(0), Right::Sum(0), BiasDifference, Fifth);
+    let p6 = product(Left::Sum(1), Right::Sum(1), Start::Common, Kept::Common);
+    let p7 = product(Left::Sum(2), Right::Sum(2), Start::Common, Kept::Common);
     [
-        product(0, Packed(0), Start::Even, Kept::Common, None),
-        product(1, Packed(2), Start::Common, Kept::Not, quarter(0, 0, false)),
-        product(5, Sum(T2), Start::Common, Kept::Common, None),
-        product(4, Sum(T1), Start::Difference, Kept::Fifth, None),
-        product(2, Packed(3), Start::Common, Kept::Not, quarter(0, 1, true)),
-        product(6, Sum(T3), Start::Common, Kept::Common, quarter(1, 1, true)),
-        product(3, Sum(T4), Start::Common, Kept::Not, quarter(1, 0, false)),
+        p1,
+        result(p2, 0, 0, false),
+        p6,
+        p5,
+        result(p3, 0, 1, true),
+        result(p7, 1, 1, true),
+        result(p4, 1, 0, false),
     ]
 };
 
@@ -107,17 +120,24 @@ const PRODUCTS: [Product; NB_PRODUCTS] = {
 struct Chunk {
     segment: usize,
     taps: Range<usize>,
+    /// Elements of the chunk's weights, and where its sums are among a pair of panels' own.
+    len: usize,
+    sums: usize,
 }
 
-/// Left operands of one segment in scratch memory, `[product][plane][pair][8]`.
+/// Left operands of one segment.
 struct Operands {
-    start: usize,
     /// Offset of each pixel of a pair in the source.
     pixels: [Vec<u32>; 2],
-    /// Offset of each plane of an operand.
+    /// Offset of each plane of half of the source.
     taps: Vec<u32>,
-    /// Elements of an operand.
+    /// S1 to S4 in scratch memory, `[plane][pair][8]` each, and then A11, A12 and A22 if they are gathered.
+    start: usize,
+    gathered: bool,
+    /// Elements of each.
     len: usize,
+    /// Offset of each plane.
+    sum_taps: Vec<u32>,
 }
 
 /// A planned convolution, or a sum of them.
@@ -128,7 +148,7 @@ pub(crate) struct StrassenStep {
     chunks: Vec<Chunk>,
     /// Of each pair of panels: the even one's, and what the odd one's are more.
     bias: AlignedBuf,
-    /// Offset of each pair in a plane of an operand.
+    /// Offset of each pair in a plane of sums.
     places: Vec<u32>,
     /// Of each pixel of a pair.
     dst_pixels: [Vec<u32>; 2],
@@ -136,9 +156,10 @@ pub(crate) struct StrassenStep {
     split: Split,
     /// About how many pairs a block has.
     block: usize,
-    /// Elements of a block's sums.
+    /// Elements of a block's sums of products, and of a pair of panels' sums of weights.
     sums_len: usize,
-    /// In scratch memory: three blocks of sums, then a sum of weights, then left operands.
+    weights_len: usize,
+    /// In scratch memory: sums of products, left operands, sums of weights.
     weights_start: usize,
     scratch_len: usize,
 }
@@ -162,10 +183,29 @@ fn pairs(table: &[u32], len: usize) -> [Vec<u32>; 2] {
     let half = len.div_ceil(2);
     let first = table.chunks(len).flat_map(|image| &image[..half]);
     let second = table.chunks(len).flat_map(|image| {
-        let middle = if len % 2 == 1 { Some(&image[half - 1]) } else { None };
+        let middle = if len.is_multiple_of(2) { None } else { Some(&image[half - 1]) };
         image[half..].iter().chain(middle)
     });
     [first.copied().collect(), second.copied().collect()]
+}
+
+/// The taps of half of the channels, in equal chunks.
+fn chunks(segments: &[Segment<f32>]) -> Vec<Chunk> {
+    let per_tap = C_BLOCK * OC_PANEL;
+    let mut chunks = Vec::new();
+    let mut sums = 0;
+    for (segment, spec) in segments.iter().enumerate() {
+        let nb_taps = spec.src.nb_planes() / 2;
+        let nb_chunks = (nb_taps * per_tap * size_of::<f32>()).div_ceil(L1_BYTES);
+        let kc = nb_taps.div_ceil(nb_chunks);
+        for start in (0..nb_taps).step_by(kc) {
+            let taps = start..(start + kc).min(nb_taps);
+            let len = taps.len() * per_tap;
+            chunks.push(Chunk { segment, taps, len, sums });
+            sums += 4 * len;
+        }
+    }
+    chunks
 }
 
 impl StrassenStep {
@@ -187,14 +227,14 @@ impl StrassenStep {
         let res_pixels =
             spec.res_pixels.as_ref().map_or_else(Default::default, |t| pairs(t, per_image));
         let nb_pairs = dst_pixels[0].len();
-
         let mut bias = AlignedBuf::zeroed(spec.bias.len());
         for (to, from) in bias.chunks_mut(2 * OC_PANEL).zip(spec.bias.chunks(2 * OC_PANEL)) {
-            to.copy_from_slice(from);
-            for i in 0..OC_PANEL {
-                to[OC_PANEL + i] -= to[i];
-            }
+            let (even, odd) = from.split_at(OC_PANEL);
+            to[..OC_PANEL].copy_from_slice(even);
+            let differences = even.iter().zip(odd).map(|(even, odd)| odd - even);
+            to[OC_PANEL..].iter_mut().zip(differences).for_each(|(to, d)| *to = d);
         }
+
         let weight_bytes: u64 = spec.segments.iter().map(|s| size_of_val(&*s.weights) as u64).sum();
         let src_bytes: u64 = spec.segments.iter().map(|s| s.src.bytes()).sum();
         let nb_panels = dst.shape.c / (2 * OC_PANEL);
@@ -204,26 +244,16 @@ impl StrassenStep {
             None => Split::choose(spec.members, &work),
         };
         let planes: usize = spec.segments.iter().map(|s| s.src.nb_planes()).sum();
-        let pair_bytes = NB_PRODUCTS * planes / 2 * C_BLOCK * size_of::<f32>();
-        let block = (OPERAND_BYTES / pair_bytes).max(MIN_BLOCK);
-        let parts = (0..spec.members).map(|m| split.part(m, (nb_pairs, MR), nb_panels).0);
-        let longest = longest_block(parts, block);
+        let env = |k: &str, d: usize| std::env::var(k).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
+        // Four sums of quarters, and three quarters.
+        let pair_bytes = 7 * planes / 2 * C_BLOCK * size_of::<f32>();
+        let block = ((env("STR_OB", OPERAND_BYTES >> 10) << 10) / pair_bytes).max(env("STR_MB", MIN_BLOCK));
+        let parts = |m| split.part(m, (nb_pairs, MR), nb_panels);
+        let longest = longest_block((0..spec.members).map(|m| parts(m).0), block);
 
-        let mut chunks = Vec::new();
-        let mut longest_chunk = 0;
-        for (segment, spec) in spec.segments.iter().enumerate() {
-            let nb_taps = spec.src.nb_planes() / 2;
-            let tap_bytes = C_BLOCK * OC_PANEL * size_of::<f32>();
-            // Equal chunks.
-            let nb_chunks = (nb_taps * tap_bytes).div_ceil(L1_BYTES);
-            let kc = nb_taps.div_ceil(nb_chunks);
-            longest_chunk = longest_chunk.max(kc);
-            let starts = (0..nb_taps).step_by(kc);
-            chunks.extend(starts.map(|t| Chunk { segment, taps: t..(t + kc).min(nb_taps) }));
-        }
+        let chunks = chunks(&spec.segments);
         let sums_len = longest * OC_PANEL;
-        let weights_start = 3 * sums_len;
-        let mut scratch_len = weights_start + longest_chunk * C_BLOCK * OC_PANEL;
+        let mut scratch_len = Kept::COUNT * sums_len;
         let mut operands = Vec::new();
         for segment in &spec.segments {
             let Segment { geometry, src, window, .. } = segment;
@@ -232,18 +262,29 @@ impl StrassenStep {
             assert_eq!(segment.weights.len(), geometry.ic() * geometry.oc());
             assert_eq!(segment.src_pixels.len(), nb_pixels);
             let nb_taps = src.nb_planes() / 2;
+            let gathered = segment.is_gathered();
             let len = nb_taps * longest * C_BLOCK;
+            let offsets = |stride: usize| (0..nb_taps).map(|tap| (tap * stride) as u32).collect();
             operands.push(Operands {
-                start: scratch_len,
                 pixels: pairs(&segment.src_pixels, per_image),
-                taps: (0..nb_taps).map(|tap| (tap * longest * C_BLOCK) as u32).collect(),
+                taps: offsets(src.plane_stride()),
+                start: scratch_len,
+                gathered,
                 len,
+                sum_taps: offsets(longest * C_BLOCK),
             });
-            scratch_len += NB_PRODUCTS * len;
+            scratch_len += if gathered { 7 } else { 4 } * len;
         }
+        let weights_start = scratch_len;
+        let weights_len = chunks.iter().map(|chunk| 4 * chunk.len).sum();
+        let nb_kept = |m| {
+            let (pairs, panels) = parts(m);
+            if blocks(pairs, block).nth(1).is_some() { panels.len() } else { 1 }
+        };
+        scratch_len += (0..spec.members).map(nb_kept).max().unwrap_or(0) * weights_len;
         Self {
-            operands,
             kernel,
+            operands,
             chunks,
             bias,
             places: (0..longest).map(|pair| (pair * C_BLOCK) as u32).collect(),
@@ -252,6 +293,7 @@ impl StrassenStep {
             split,
             block,
             sums_len,
+            weights_len,
             weights_start,
             scratch_len,
             spec,
@@ -263,39 +305,150 @@ impl StrassenStep {
         self.split
     }
 
-    /// The quarters of the weights in one chunk of a pair of panels.
+    /// The quarters of a chunk's weights for a pair of panels.
     fn quarters(&self, chunk: &Chunk, pair: usize) -> [&[f32]; 4] {
         let segment = &self.spec.segments[chunk.segment];
         let half_len = segment.geometry.ic() / 2 * OC_PANEL;
-        let per_tap = C_BLOCK * OC_PANEL;
+        let first = chunk.taps.start * C_BLOCK * OC_PANEL;
         // Panels follow each other, each in the order of input channels.
-        let halves = &segment.weights[pair * 4 * half_len..];
-        [0, 2, 1, 3].map(|half| {
-            &halves[half * half_len..][chunk.taps.start * per_tap..chunk.taps.end * per_tap]
-        })
+        [0, 2, 1, 3].map(|half| &segment.weights[(4 * pair + half) * half_len + first..][..chunk.len])
     }
 
-    /// Makes the left operands of a block.
+    /// Adds quarters of a block of the sources.
     ///
     /// # Safety
     /// As [`Step::run`]; `scratch` is this member's.
-    unsafe fn split_source(&self, worker: &Worker<'_>, block: Range<usize>, scratch: *mut f32) {
+    unsafe fn add_sources(&self, worker: &Worker<'_>, block: Range<usize>, scratch: *mut f32) {
         for (segment, operands) in self.spec.segments.iter().zip(&self.operands) {
+            let Operands { start, gathered, len, .. } = *operands;
             let src = &segment.src;
             let half = src.nb_planes() / 2;
             let plane = |i: usize| worker.arena(src.base + i * src.plane_stride()).cast_const();
-            for (tap, offset) in operands.taps.iter().enumerate() {
+            for (tap, offset) in operands.sum_taps.iter().enumerate() {
+                let sums = scratch.wrapping_add(start + *offset as usize);
                 let args = SourceArgs {
                     planes: [plane(tap), plane(half + tap)],
                     pixels: from_fn(|i| operands.pixels[i][block.clone()].as_ptr()),
                     nb_pairs: block.len(),
-                    dst: scratch.wrapping_add(operands.start + *offset as usize),
-                    dst_stride: operands.len,
+                    sums,
+                    copies: if gathered { sums.wrapping_add(4 * len) } else { null_mut() },
+                    stride: len,
                 };
                 // SAFETY: the plan took the kernel from the registry for an available tier; tables were made for
                 // this source (`window_table`), whose planes the arena holds, and nobody writes it in this step;
                 // scratch memory has a place for each operand of the longest block.
-                unsafe { self.kernel.split_source_raw(&args) };
+                unsafe { self.kernel.add_source_raw(&args) };
+            }
+        }
+    }
+
+    /// Adds quarters of the weights of a pair of panels.
+    ///
+    /// # Safety
+    /// `sums` is this member's scratch memory for them.
+    unsafe fn add_weights(&self, pair: usize, sums: *mut f32) {
+        for chunk in &self.chunks {
+            let args = WeightArgs {
+                quarters: self.quarters(chunk, pair).map(<[f32]>::as_ptr),
+                len: chunk.len,
+                sums: sums.wrapping_add(chunk.sums),
+                stride: chunk.len,
+            };
+            // SAFETY: the kernel's tier is available; quarters are whole taps, and `sums` has a place for them.
+            unsafe { self.kernel.add_weights_raw(&args) };
+        }
+    }
+
+    /// Multiplies a block by a pair of panels; `next` is the pair that follows.
+    ///
+    /// # Safety
+    /// As [`Step::run`]; `scratch` is this member's, with the sums of both; the member has this part of `dst`.
+    unsafe fn multiply(
+        &self,
+        worker: &Worker<'_>,
+        block: Range<usize>,
+        (pair, next): (usize, Option<usize>),
+        (scratch, weight_sums): (*mut f32, *mut f32),
+    ) {
+        let spec = &self.spec;
+        let dst = &spec.dst;
+        let kept = |kept: Kept| scratch.wrapping_add(kept as usize * self.sums_len);
+        for (number, product) in PRODUCTS.iter().enumerate() {
+            for (i, chunk) in self.chunks.iter().enumerate() {
+                let (first, last) = (i == 0, i + 1 == self.chunks.len());
+                let (src, operands) =
+                    (&spec.segments[chunk.segment].src, &self.operands[chunk.segment]);
+                let gathered = |i: usize| scratch.wrapping_add(operands.start + i * operands.len);
+                let (left, pixels, taps) = match product.left {
+                    Left::Source(pixel, half) if !operands.gathered => {
+                        let plane = half * operands.taps.len() * src.plane_stride();
+                        let pixels = &operands.pixels[pixel][block.clone()];
+                        (worker.arena(src.base + plane), pixels, &operands.taps)
+                    }
+                    Left::Source(pixel, half) => {
+                        (gathered(4 + pixel + half), &*self.places, &operands.sum_taps)
+                    }
+                    Left::Sum(i) => (gathered(i), &*self.places, &operands.sum_taps),
+                };
+                let taps = &taps[chunk.taps.clone()];
+                let weights = match product.right {
+                    Right::Weights(quarter) => self.quarters(chunk, pair)[quarter].as_ptr(),
+                    Right::Sum(i) => weight_sums.wrapping_add(chunk.sums + i * chunk.len),
+                };
+                let start = match product.start {
+                    _ if !first => kept(product.kept).cast_const(),
+                    Start::Common => kept(Kept::Common).cast_const(),
+                    Start::Bias | Start::BiasDifference => null(),
+                };
+                let bias = 2 * pair + usize::from(product.start == Start::BiasDifference);
+                let result = product.result.filter(|_| last);
+                let residual = spec.residual.as_ref().filter(|_| result.is_some());
+                let Quarter { pixel, panel, fifth } =
+                    result.unwrap_or(Quarter { pixel: 0, panel: 0, fifth: false });
+                let plane = 2 * (2 * pair + panel);
+                let args = PanelArgs {
+                    src: left,
+                    src_pixels: pixels.as_ptr(),
+                    nb_pixels: block.len(),
+                    taps: taps.as_ptr(),
+                    nb_taps: taps.len(),
+                    tap_len: C_BLOCK,
+                    weights,
+                    // Each of four products fetches a quarter.
+                    next_weights: match next {
+                        Some(next) if number < 4 => self.quarters(chunk, next)[number].as_ptr(),
+                        _ => weights,
+                    },
+                    bias: self.bias[bias * OC_PANEL..][..OC_PANEL].as_ptr(),
+                    dst: result.map_or(null_mut(), |_| {
+                        worker.arena(dst.base + plane * dst.plane_stride())
+                    }),
+                    dst_pixels: self.dst_pixels[pixel][block.clone()].as_ptr(),
+                    dst_block_stride: dst.plane_stride(),
+                    nb_blocks: 2,
+                    residual: residual.map_or(null(), |res| {
+                        worker.arena(res.base + plane * res.plane_stride())
+                    }),
+                    res_pixels: residual
+                        .map_or(null(), |_| self.res_pixels[pixel][block.clone()].as_ptr()),
+                    res_block_stride: residual.map_or(0, Act::plane_stride),
+                    clamp: [spec.clamp.min, spec.clamp.max],
+                    start,
+                    sums: if last && product.kept == Kept::Temporary {
+                        null_mut()
+                    } else {
+                        kept(product.kept)
+                    },
+                    addend: if fifth { kept(Kept::Fifth) } else { null() },
+                };
+                // SAFETY:
+                // - The plan took the kernel from the registry for an available tier.
+                // - Tables were made for these activations (`window_table`), whose lengths the arena holds; sums
+                //   of operands are as long as their tables say, and an earlier product has kept each sum that is read.
+                // - Members have disjoint pairs x panels of `dst`. Where a pair is one pixel, its member writes the
+                //   second result over the first. Sources and `residual` are other activations, not written in
+                //   this step.
+                unsafe { spec.kernel.run_raw(&args) };
             }
         }
     }
@@ -307,102 +460,25 @@ impl Step for StrassenStep {
     }
 
     unsafe fn run(&self, worker: &Worker<'_>) {
-        let spec = &self.spec;
-        let dst = &spec.dst;
         // SAFETY: this step writes `dst`, and its frame only here.
-        unsafe { zero_frame(worker, dst) };
-        let nb_pairs = self.dst_pixels[0].len();
-        let nb_panels = self.bias.len() / (2 * OC_PANEL);
+        unsafe { zero_frame(worker, &self.spec.dst) };
+        let (nb_pairs, nb_panels) = (self.dst_pixels[0].len(), self.bias.len() / (2 * OC_PANEL));
         let (pairs, panels) = self.split.part(worker.member, (nb_pairs, MR), nb_panels);
         let scratch = worker.scratch(self.scratch_len);
-        let sums_at = |kept: Kept| scratch.wrapping_add(kept as usize * self.sums_len);
-        let weights_sum = scratch.wrapping_add(self.weights_start);
-        for block in blocks(pairs, self.block) {
+        let several = blocks(pairs.clone(), self.block).nth(1).is_some();
+        for (i, block) in blocks(pairs, self.block).enumerate() {
             // SAFETY: the caller's.
-            unsafe { self.split_source(worker, block.clone(), scratch) };
+            unsafe { self.add_sources(worker, block.clone(), scratch) };
             for pair in panels.clone() {
-                for (number, product) in PRODUCTS.iter().enumerate() {
-                    for (i, chunk) in self.chunks.iter().enumerate() {
-                        let operands = &self.operands[chunk.segment];
-                        let quarters = self.quarters(chunk, pair);
-                        let weights = match product.right {
-                            Right::Packed(quarter) => quarters[quarter].as_ptr(),
-                            Right::Sum(sum) => {
-                                let args = WeightArgs {
-                                    sum,
-                                    quarters: quarters.map(<[f32]>::as_ptr),
-                                    len: quarters[0].len(),
-                                    dst: weights_sum,
-                                };
-                                // SAFETY: the kernel's tier is available; quarters are whole taps, and scratch
-                                // memory has a place for the longest chunk's.
-                                unsafe { self.kernel.add_weights_raw(&args) };
-                                weights_sum.cast_const()
-                            }
-                        };
-                        // Four of the products fetch a quarter each of the next panels' weights.
-                        let next = match number {
-                            0..4 if pair + 1 < panels.end => {
-                                self.quarters(chunk, pair + 1)[number].as_ptr()
-                            }
-                            _ => weights,
-                        };
-                        let (first, last) = (i == 0, i + 1 == self.chunks.len());
-                        let start = match product.start {
-                            _ if !first => sums_at(product.kept).cast_const(),
-                            Start::Common => sums_at(Kept::Common).cast_const(),
-                            Start::Even | Start::Difference => null(),
-                        };
-                        let bias = 2 * pair + usize::from(matches!(product.start, Start::Difference));
-                        let kept = !last || product.kept != Kept::Not;
-                        let result = product.result.filter(|_| last);
-                        let Quarter { pixel, panel, fifth } = result.unwrap_or(Quarter {
-                            pixel: 0,
-                            panel: 0,
-                            fifth: false,
-                        });
-                        let panel = 2 * pair + panel;
-                        let taps = &operands.taps[chunk.taps.clone()];
-                        let left = operands.start + product.left * operands.len;
-                        let residual = spec.residual.as_ref().filter(|_| result.is_some());
-                        let args = PanelArgs {
-                            src: scratch.wrapping_add(left),
-                            src_pixels: self.places.as_ptr(),
-                            nb_pixels: block.len(),
-                            taps: taps.as_ptr(),
-                            nb_taps: taps.len(),
-                            tap_len: C_BLOCK,
-                            weights,
-                            next_weights: next,
-                            bias: self.bias[bias * OC_PANEL..][..OC_PANEL].as_ptr(),
-                            dst: result.map_or(null_mut(), |_| {
-                                worker.arena(dst.base + 2 * panel * dst.plane_stride())
-                            }),
-                            dst_pixels: self.dst_pixels[pixel][block.clone()].as_ptr(),
-                            dst_block_stride: dst.plane_stride(),
-                            nb_blocks: 2,
-                            residual: residual.map_or(null(), |res| {
-                                worker.arena(res.base + 2 * panel * res.plane_stride())
-                            }),
-                            res_pixels: residual.map_or(null(), |_| {
-                                self.res_pixels[pixel][block.clone()].as_ptr()
-                            }),
-                            res_block_stride: residual.map_or(0, |res| res.plane_stride()),
-                            clamp: [spec.clamp.min, spec.clamp.max],
-                            start,
-                            sums: if kept { sums_at(product.kept) } else { null_mut() },
-                            addend: if fifth { sums_at(Kept::Fifth) } else { null_mut() },
-                        };
-                        // SAFETY:
-                        // - The plan took the kernel from the registry for an available tier.
-                        // - Left operands of the block are in scratch memory, and so is every sum that is read: an
-                        //   earlier product has kept it.
-                        // - Tables were made for these activations (`window_table`), whose lengths the arena holds.
-                        // - Members have disjoint pairs x panels of `dst`, and of a pair that is one pixel this one
-                        //   writes the second result after the first; `residual` is another activation, not
-                        //   written in this step.
-                        unsafe { spec.kernel.run_raw(&args) };
+                let place = if several { pair - panels.start } else { 0 };
+                let sums = scratch.wrapping_add(self.weights_start + place * self.weights_len);
+                let next = Some(pair + 1).filter(|next| *next < panels.end);
+                // SAFETY: the caller's; scratch memory has places for these sums, and nothing else is in them.
+                unsafe {
+                    if i == 0 {
+                        self.add_weights(pair, sums);
                     }
+                    self.multiply(worker, block.clone(), (pair, next), (scratch, sums));
                 }
             }
         }

@@ -23,10 +23,7 @@ pub mod portable;
 use crate::isa::Isa;
 use crate::layout::C_BLOCK;
 
-/// Products.
-pub const NB_PRODUCTS: usize = 7;
-
-/// Arguments of [`Kernel::split_source_raw`]: a plane of 8 channels of each half, and pairs of pixels. Lengths
+/// Arguments of [`Kernel::add_source_raw`]: a plane of 8 channels of each half, and pairs of pixels. Lengths
 /// and strides are in elements.
 #[derive(Clone, Copy, Debug)]
 pub struct SourceArgs {
@@ -36,41 +33,25 @@ pub struct SourceArgs {
     pub pixels: [*const u32; 2],
     /// Number of pairs.
     pub nb_pairs: usize,
-    /// The left operands of P1 to P7, `[7][nb_pairs][8]`, 32-byte aligned.
-    pub dst: *mut f32,
-    /// Distance of operands in `dst`, a multiple of 8.
-    pub dst_stride: usize,
-}
-
-/// A sum of the weights' quarters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WeightSum {
-    /// `B12 - B11`.
-    T1,
-    /// `B22 - T1`.
-    T2,
-    /// `B22 - B12`.
-    T3,
-    /// `B21 - T2`.
-    T4,
-}
-
-impl WeightSum {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::T1, Self::T2, Self::T3, Self::T4];
+    /// S1 to S4, `[4][nb_pairs][8]`, 32-byte aligned.
+    pub sums: *mut f32,
+    /// A11, A12 and A22, likewise, or null.
+    pub copies: *mut f32,
+    /// Distance of operands in `sums` and `copies`, a multiple of 8.
+    pub stride: usize,
 }
 
 /// Arguments of [`Kernel::add_weights_raw`].
 #[derive(Clone, Copy, Debug)]
 pub struct WeightArgs {
-    /// Which sum.
-    pub sum: WeightSum,
     /// `B11`, `B12`, `B21` and `B22`, 32-byte aligned.
     pub quarters: [*const f32; 4],
     /// Elements of each, a multiple of 8.
     pub len: usize,
-    /// The sum, 32-byte aligned.
-    pub dst: *mut f32,
+    /// T1 to T4, `[4][len]`, 32-byte aligned.
+    pub sums: *mut f32,
+    /// Distance of sums, a multiple of 8.
+    pub stride: usize,
 }
 
 /// The functions of a tier.
@@ -80,71 +61,84 @@ pub struct Kernel {
     pub name: &'static str,
     /// The tier its instructions need.
     pub isa: Isa,
-    split_source: unsafe fn(&SourceArgs),
+    add_source: unsafe fn(&SourceArgs),
     add_weights: unsafe fn(&WeightArgs),
 }
 
 impl Kernel {
-    /// Makes the left operands of all products.
+    /// Adds quarters of the source.
     ///
     /// # Safety
     /// - `self.isa` is available on this CPU.
     /// - For every pair, 8 elements at the offset of either pixel are readable in both planes; the tables have the
-    ///   lengths that their fields document; `dst` is writable and aligned as its fields document.
-    /// - No other thread accesses `dst` during the call, or writes what is read.
-    pub unsafe fn split_source_raw(&self, args: &SourceArgs) {
+    ///   lengths that their fields document; `sums`, and `copies` unless null, are writable and aligned as theirs
+    ///   document.
+    /// - No other thread accesses `sums` and `copies` during the call, or writes what is read.
+    pub unsafe fn add_source_raw(&self, args: &SourceArgs) {
         // SAFETY: passed on to the caller.
-        unsafe { (self.split_source)(args) }
+        unsafe { (self.add_source)(args) }
     }
 
-    /// Makes the right operand of one product.
+    /// Adds quarters of the weights.
     ///
     /// # Safety
     /// - `self.isa` is available on this CPU.
-    /// - `quarters` are readable, and `dst` is writable, as long and as aligned as their fields document.
-    /// - No other thread accesses `dst` during the call, or writes what is read.
+    /// - `quarters` are readable, and `sums` is writable, as long and as aligned as their fields document.
+    /// - No other thread accesses `sums` during the call, or writes what is read.
     pub unsafe fn add_weights_raw(&self, args: &WeightArgs) {
         // SAFETY: passed on to the caller.
         unsafe { (self.add_weights)(args) }
     }
 
-    /// [`Self::split_source_raw`] on slices: returns nothing but fills `dst`, `[7][nb_pairs][8]`.
+    /// [`Self::add_source_raw`] on slices; `sums` is `[4][nb_pairs][8]`, `copies` `[3][nb_pairs][8]`.
     ///
     /// # Panics
-    /// If the CPU lacks `self.isa`, a length does not fit, or an offset leaves its plane.
-    pub fn split_source(&self, planes: [&[f32]; 2], pixels: [&[u32]; 2], dst: &mut [f32]) {
+    /// If the CPU lacks `self.isa`, a slice is not as long or aligned as it must be, or an offset leaves its plane.
+    pub fn add_source(
+        &self,
+        planes: [&[f32]; 2],
+        pixels: [&[u32]; 2],
+        sums: &mut [f32],
+        copies: Option<&mut [f32]>,
+    ) {
         assert!(self.isa.is_available(), "{} needs {}", self.name, self.isa);
         let nb_pairs = pixels[0].len();
         assert_eq!(pixels[1].len(), nb_pairs);
         for offset in pixels.into_iter().flatten() {
             assert!(planes.iter().all(|plane| *offset as usize + C_BLOCK <= plane.len()));
         }
-        assert_eq!(dst.len(), NB_PRODUCTS * nb_pairs * C_BLOCK);
-        assert!(nb_pairs == 0 || dst.as_ptr().addr().is_multiple_of(32));
+        let aligned = |p: *const f32| nb_pairs == 0 || p.addr().is_multiple_of(32);
+        assert!(sums.len() == 4 * nb_pairs * C_BLOCK && aligned(sums.as_ptr()));
+        let copies = copies.map_or(std::ptr::null_mut(), |copies| {
+            assert!(copies.len() == 3 * nb_pairs * C_BLOCK && aligned(copies.as_ptr()));
+            copies.as_mut_ptr()
+        });
         let args = SourceArgs {
             planes: planes.map(<[f32]>::as_ptr),
             pixels: pixels.map(<[u32]>::as_ptr),
             nb_pairs,
-            dst: dst.as_mut_ptr(),
-            dst_stride: nb_pairs * C_BLOCK,
+            sums: sums.as_mut_ptr(),
+            copies,
+            stride: nb_pairs * C_BLOCK,
         };
-        // SAFETY: the assertions above are the contract; `dst` is borrowed uniquely.
-        unsafe { self.split_source_raw(&args) }
+        // SAFETY: the assertions above are the contract; `sums` and `copies` are borrowed uniquely.
+        unsafe { self.add_source_raw(&args) }
     }
 
-    /// [`Self::add_weights_raw`] on slices.
+    /// [`Self::add_weights_raw`] on slices; `sums` is `[4][len]`.
     ///
     /// # Panics
     /// If the CPU lacks `self.isa`, or a slice is not as long or aligned as it must be.
-    pub fn add_weights(&self, sum: WeightSum, quarters: [&[f32]; 4], dst: &mut [f32]) {
+    pub fn add_weights(&self, quarters: [&[f32]; 4], sums: &mut [f32]) {
         assert!(self.isa.is_available(), "{} needs {}", self.name, self.isa);
-        let len = dst.len();
+        let len = quarters[0].len();
         assert!(len.is_multiple_of(C_BLOCK) && quarters.iter().all(|q| q.len() == len));
-        let addresses = quarters.map(|q| q.as_ptr().addr()).into_iter().chain([dst.as_ptr().addr()]);
-        assert!(len == 0 || addresses.into_iter().all(|address| address.is_multiple_of(32)));
+        assert_eq!(sums.len(), 4 * len);
+        let starts = quarters.map(<[f32]>::as_ptr).into_iter().chain([sums.as_ptr()]);
+        assert!(len == 0 || starts.into_iter().all(|p| p.addr().is_multiple_of(32)));
         let quarters = quarters.map(<[f32]>::as_ptr);
-        let args = WeightArgs { sum, quarters, len, dst: dst.as_mut_ptr() };
-        // SAFETY: the assertions above are the contract; `dst` is borrowed uniquely.
+        let args = WeightArgs { quarters, len, sums: sums.as_mut_ptr(), stride: len };
+        // SAFETY: the assertions above are the contract; `sums` is borrowed uniquely.
         unsafe { self.add_weights_raw(&args) }
     }
 }

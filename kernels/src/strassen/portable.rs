@@ -2,30 +2,35 @@
 
 use wide::f32x8;
 
-use super::{Kernel, SourceArgs, WeightArgs, WeightSum};
+use super::{Kernel, SourceArgs, WeightArgs};
 use crate::arrays::map;
 use crate::isa::Isa;
 use crate::layout::C_BLOCK;
 
 /// The registry entry.
 pub const KERNEL: Kernel =
-    Kernel { name: "portable-strassen", isa: Isa::Portable, split_source, add_weights };
+    Kernel { name: "portable-strassen", isa: Isa::Portable, add_source, add_weights };
 
 /// # Safety
-/// As [`Kernel::split_source_raw`].
-unsafe fn split_source(args: &SourceArgs) {
+/// As [`Kernel::add_source_raw`].
+unsafe fn add_source(args: &SourceArgs) {
     for pair in 0..args.nb_pairs {
         // SAFETY: every offset is one that the contract covers.
         unsafe {
-            let at = map(args.pixels, |offsets| *offsets.add(pair) as usize);
-            let load = |plane: usize, pixel: usize| load(args.planes[plane].add(at[pixel]));
-            let [a11, a12, a21, a22] = [load(0, 0), load(1, 0), load(0, 1), load(1, 1)];
+            let [first, second] = map(args.pixels, |offsets| *offsets.add(pair) as usize);
+            let [a11, a12] = map(args.planes, |plane| load(plane.add(first)));
+            let [a21, a22] = map(args.planes, |plane| load(plane.add(second)));
             let s1 = a21 + a22;
             let s2 = s1 - a11;
             let s3 = a11 - a21;
             let s4 = a12 - s2;
-            for (product, operand) in [a11, a12, s4, a22, s1, s2, s3].into_iter().enumerate() {
-                store(args.dst.add(product * args.dst_stride + pair * C_BLOCK), operand);
+            for (i, s) in [s1, s2, s3, s4].into_iter().enumerate() {
+                store(args.sums.add(i * args.stride + pair * C_BLOCK), s);
+            }
+            if !args.copies.is_null() {
+                for (i, a) in [a11, a12, a22].into_iter().enumerate() {
+                    store(args.copies.add(i * args.stride + pair * C_BLOCK), a);
+                }
             }
         }
     }
@@ -34,17 +39,17 @@ unsafe fn split_source(args: &SourceArgs) {
 /// # Safety
 /// As [`Kernel::add_weights_raw`].
 unsafe fn add_weights(args: &WeightArgs) {
-    for i in (0..args.len).step_by(C_BLOCK) {
-        // SAFETY: `i` is in each quarter.
+    for at in (0..args.len).step_by(C_BLOCK) {
+        // SAFETY: `at` is in each quarter.
         unsafe {
-            let [b11, b12, b21, b22] = map(args.quarters, |quarter| load(quarter.add(i)));
-            let sum = match args.sum {
-                WeightSum::T1 => b12 - b11,
-                WeightSum::T2 => b22 - (b12 - b11),
-                WeightSum::T3 => b22 - b12,
-                WeightSum::T4 => b21 - (b22 - (b12 - b11)),
-            };
-            store(args.dst.add(i), sum);
+            let [b11, b12, b21, b22] = map(args.quarters, |b| load(b.add(at)));
+            let t1 = b12 - b11;
+            let t2 = b22 - t1;
+            let t3 = b22 - b12;
+            let t4 = b21 - t2;
+            for (i, t) in [t1, t2, t3, t4].into_iter().enumerate() {
+                store(args.sums.add(i * args.stride + at), t);
+            }
         }
     }
 }
