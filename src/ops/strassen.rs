@@ -159,6 +159,8 @@ pub(crate) struct StrassenStep {
     /// Elements of a block's sums of products, and of a pair of panels' sums of weights.
     sums_len: usize,
     weights_len: usize,
+    /// Whether sums of all panels' weights are kept from one block to the next.
+    keeps_weights: bool,
     /// In scratch memory: sums of products, left operands, sums of weights.
     weights_start: usize,
     scratch_len: usize,
@@ -277,11 +279,9 @@ impl StrassenStep {
         }
         let weights_start = scratch_len;
         let weights_len = chunks.iter().map(|chunk| 4 * chunk.len).sum();
-        let nb_kept = |m| {
-            let (pairs, panels) = parts(m);
-            if blocks(pairs, block).nth(1).is_some() { panels.len() } else { 1 }
-        };
-        scratch_len += (0..spec.members).map(nb_kept).max().unwrap_or(0) * weights_len;
+        let most = (0..spec.members).map(|m| parts(m).1.len()).max().unwrap_or(0);
+        let keeps_weights = most * weights_len * size_of::<f32>() <= env("STR_KW", 256) << 10;
+        scratch_len += if keeps_weights { most } else { 1 } * weights_len;
         Self {
             kernel,
             operands,
@@ -294,6 +294,7 @@ impl StrassenStep {
             block,
             sums_len,
             weights_len,
+            keeps_weights,
             weights_start,
             scratch_len,
             spec,
@@ -465,17 +466,16 @@ impl Step for StrassenStep {
         let (nb_pairs, nb_panels) = (self.dst_pixels[0].len(), self.bias.len() / (2 * OC_PANEL));
         let (pairs, panels) = self.split.part(worker.member, (nb_pairs, MR), nb_panels);
         let scratch = worker.scratch(self.scratch_len);
-        let several = blocks(pairs.clone(), self.block).nth(1).is_some();
         for (i, block) in blocks(pairs, self.block).enumerate() {
             // SAFETY: the caller's.
             unsafe { self.add_sources(worker, block.clone(), scratch) };
             for pair in panels.clone() {
-                let place = if several { pair - panels.start } else { 0 };
+                let place = if self.keeps_weights { pair - panels.start } else { 0 };
                 let sums = scratch.wrapping_add(self.weights_start + place * self.weights_len);
                 let next = Some(pair + 1).filter(|next| *next < panels.end);
                 // SAFETY: the caller's; scratch memory has places for these sums, and nothing else is in them.
                 unsafe {
-                    if i == 0 {
+                    if i == 0 || !self.keeps_weights {
                         self.add_weights(pair, sums);
                     }
                     self.multiply(worker, block.clone(), (pair, next), (scratch, sums));

@@ -525,7 +525,7 @@ impl Site<'_> {
             Some(v) => self.int8.is_none() || nb_tiles(v, &self.dst) >= MIN_INT8_TILES,
             None if algorithm == Algorithm::Strassen => {
                 let env = |k: &str, d: usize| std::env::var(k).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
-                self.src.shape.c >= env("STR_K", 64) && dst.c >= env("STR_N", 64) && dst.h * dst.w >= env("STR_P", 49)
+                self.src.shape.c >= env("STR_K", 64) && self.src.shape.c <= env("STR_KM", 1<<20) && dst.c >= env("STR_N", 64) && dst.h * dst.w >= env("STR_P", 49)
             }
             None => true,
         }

@@ -31,8 +31,6 @@ trait Weight: Sized {
     /// Whether a tap of 8 channels is unrolled. Not where weights are converted: the compiler would
     /// convert a whole tap's first, and spill.
     const UNROLLED: bool;
-    /// Steps of k per cache line.
-    const STEPS_PER_LINE: usize = Self::LINE / OC_PANEL;
 
     /// 8 weights.
     ///
@@ -72,25 +70,22 @@ unsafe fn panel<W: Weight>(args: &PanelArgs<W>) {
             (false, _, _) => pixels::<W, 0, 1>(args),
             // One pass over the weights, at the speed of memory: the hardware's own prefetch is best.
             (true, true, 0..MR) => pixels::<W, C_BLOCK, 0>(args),
-            (true, true, MR..FEW_PIXELS) => pixels::<W, C_BLOCK, C_BLOCK>(args),
+            (true, true, MR..FEW_PIXELS) => pixels::<W, C_BLOCK, 2>(args),
             (true, true, _) => pixels::<W, C_BLOCK, 1>(args),
             (true, false, 0..MR) => pixels::<W, 0, 0>(args),
-            (true, false, MR..FEW_PIXELS) => pixels::<W, 0, C_BLOCK>(args),
+            (true, false, MR..FEW_PIXELS) => pixels::<W, 0, 2>(args),
             (true, false, _) => pixels::<W, 0, 1>(args),
         }
     }
 }
 
-/// Tiles over which the prefetch of the next weights is spread where there are as many: a tap of 8
-/// channels has 8 lines of 16 f32 weights, so each of these tiles fetches one line per tap (of half
-/// weights there are 4). Fetched in a
-/// burst they would exhaust the core's outstanding misses and stall the tile.
-const FETCH_TILES: usize = 8;
-/// With fewer pixels, the first tile fetches all lines.
-const FEW_PIXELS: usize = FETCH_TILES * MR;
+/// Pixels of 8 tiles. A tap of 8 channels has 8 lines of 16 f32 weights, of half weights 4: the prefetch of the next
+/// ones is spread over as many tiles, a line per tap in each, and with fewer pixels over half as many, two lines
+/// in each. Fetched in a burst they would exhaust the core's outstanding misses and stall the tile.
+const FEW_PIXELS: usize = 8 * MR;
 
-/// All tiles of the run. `TAP` is the tap length where it is known, else 0; `FETCH` the number of
-/// steps of k in a tap whose worth of the next weights the first tiles prefetch, by the line.
+/// All tiles of the run. `TAP` is the tap length where it is known, else 0; `FETCH` the lines of the next weights
+/// that the first tiles prefetch with each tap.
 ///
 /// # Safety
 /// As [`panel`].
@@ -101,7 +96,7 @@ unsafe fn pixels<W: Weight, const TAP: usize, const FETCH: usize>(args: &PanelAr
     let mut next = Fetch {
         line: args.next_weights,
         step: W::LINE,
-        tiles: if FETCH > 1 { 1 } else { FETCH_TILES / W::STEPS_PER_LINE },
+        tiles: if FETCH > 0 { C_BLOCK * OC_PANEL / W::LINE / FETCH } else { 0 },
     };
     // SAFETY: the tiles partition `0..nb_pixels`.
     unsafe {
@@ -170,20 +165,15 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
             _mm_prefetch::<_MM_HINT_T1>(line.cast());
             line = line.wrapping_add(step_to_next);
         };
-        let lines = FETCH.div_ceil(W::STEPS_PER_LINE);
-        let line_per_step = TAP > 0 && lines == TAP;
         for t in 0..nb_taps {
             let mut tap = *taps.add(t) as usize;
-            for _ in 0..if line_per_step { 0 } else { lines } {
+            for _ in 0..FETCH {
                 fetch();
             }
             if TAP > 0 {
                 const { assert!(TAP.is_multiple_of(UNROLLED_STEPS)) };
                 for _ in 0..TAP / UNROLLED_STEPS {
                     for k in 0..UNROLLED_STEPS {
-                        if line_per_step {
-                            fetch();
-                        }
                         step(&mut acc, &rows, tap + k, weights.add(k * OC_PANEL));
                     }
                     tap += UNROLLED_STEPS;
