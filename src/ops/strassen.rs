@@ -5,7 +5,7 @@
 //! for each block of pairs of pixels (of this member's):
 //!     sums of the source's quarters                           to this member's scratch, in L2
 //!     for each pair of panels of 16 output channels (of this member's):
-//!         sums of the weights' quarters                       to scratch, in the first block
+//!         sums of the weights' quarters                       to scratch; where few, in the first block only
 //!         for each product, for each chunk of taps:           its weights stay in L1
 //!             micro-kernel: pairs x 16 channels, from and to sums, and to activations
 //! ```
@@ -168,6 +168,8 @@ pub(crate) struct StrassenStep {
 
 /// Bytes of left operands that a block may keep in L2, of the 512 KiB of the smallest among target CPUs.
 const OPERAND_BYTES: usize = 384 << 10;
+/// Bytes of sums of weights that are kept from one block to the next; more would push out the source.
+const KEPT_BYTES: usize = 256 << 10;
 /// Fewest pairs of a block: enough to use weights on as they pass.
 const MIN_BLOCK: usize = 4 * MR;
 
@@ -246,10 +248,9 @@ impl StrassenStep {
             None => Split::choose(spec.members, &work),
         };
         let planes: usize = spec.segments.iter().map(|s| s.src.nb_planes()).sum();
-        let env = |k: &str, d: usize| std::env::var(k).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
         // Four sums of quarters, and three quarters.
         let pair_bytes = 7 * planes / 2 * C_BLOCK * size_of::<f32>();
-        let block = ((env("STR_OB", OPERAND_BYTES >> 10) << 10) / pair_bytes).max(env("STR_MB", MIN_BLOCK));
+        let block = (OPERAND_BYTES / pair_bytes).max(MIN_BLOCK);
         let parts = |m| split.part(m, (nb_pairs, MR), nb_panels);
         let longest = longest_block((0..spec.members).map(|m| parts(m).0), block);
 
@@ -280,7 +281,7 @@ impl StrassenStep {
         let weights_start = scratch_len;
         let weights_len = chunks.iter().map(|chunk| 4 * chunk.len).sum();
         let most = (0..spec.members).map(|m| parts(m).1.len()).max().unwrap_or(0);
-        let keeps_weights = most * weights_len * size_of::<f32>() <= env("STR_KW", 256) << 10;
+        let keeps_weights = most * weights_len * size_of::<f32>() <= KEPT_BYTES;
         scratch_len += if keeps_weights { most } else { 1 } * weights_len;
         Self {
             kernel,
@@ -312,7 +313,8 @@ impl StrassenStep {
         let half_len = segment.geometry.ic() / 2 * OC_PANEL;
         let first = chunk.taps.start * C_BLOCK * OC_PANEL;
         // Panels follow each other, each in the order of input channels.
-        [0, 2, 1, 3].map(|half| &segment.weights[(4 * pair + half) * half_len + first..][..chunk.len])
+        [0, 2, 1, 3]
+            .map(|half| &segment.weights[(4 * pair + half) * half_len + first..][..chunk.len])
     }
 
     /// Adds quarters of a block of the sources.
@@ -427,9 +429,8 @@ impl StrassenStep {
                     dst_pixels: self.dst_pixels[pixel][block.clone()].as_ptr(),
                     dst_block_stride: dst.plane_stride(),
                     nb_blocks: 2,
-                    residual: residual.map_or(null(), |res| {
-                        worker.arena(res.base + plane * res.plane_stride())
-                    }),
+                    residual: residual
+                        .map_or(null(), |res| worker.arena(res.base + plane * res.plane_stride())),
                     res_pixels: residual
                         .map_or(null(), |_| self.res_pixels[pixel][block.clone()].as_ptr()),
                     res_block_stride: residual.map_or(0, Act::plane_stride),

@@ -11,10 +11,10 @@ use skipstone_kernels::requant::HALF;
 use skipstone_kernels::winograd::Variant;
 use skipstone_kernels::winograd::multiply::MR;
 
-use super::ChoiceSummary;
 use super::layout::window;
 use super::shadows::Shadows;
 use super::slices::Part;
+use super::{ChoiceSummary, join};
 use crate::error::{Error, Result};
 use crate::exec::ExecutorOptions;
 use crate::graph::{Graph, Node, Op, ValueId};
@@ -191,9 +191,7 @@ const METHODS: &[Method] = &[
     direct("direct-widened", |site| site.widened(Arrangement::DIRECT)),
     direct("direct-int16", |site| site.int16()),
     direct("direct-split", |site| site.split()),
-    strassen("strassen", |site| site.quarters(None)),
-    strassen("strassen-pixels", |site| site.quarters(Some(Division::Pixels))),
-    strassen("strassen-channels", |site| site.quarters(Some(Division::Channels))),
+    Method { name: "strassen", algorithm: Algorithm::Strassen, plan: |site| site.quarters() },
     winograd("winograd-f2-tiles", Algorithm::WinogradF2, |s| s.tiles(Variant::F2, V_BYTES)),
     winograd("winograd-f2-tiles-packed", Algorithm::WinogradF2, |s| s.passes(Variant::F2)),
     winograd("winograd-f2-panels", Algorithm::WinogradF2, |s| s.panels(Variant::F2, false)),
@@ -220,10 +218,6 @@ const METHODS: &[Method] = &[
 
 const fn direct(name: &'static str, plan: fn(&Site) -> Option<Arrangement>) -> Method {
     Method { name, algorithm: Algorithm::Direct, plan }
-}
-
-const fn strassen(name: &'static str, plan: fn(&Site) -> Option<Arrangement>) -> Method {
-    Method { name, algorithm: Algorithm::Strassen, plan }
 }
 
 const fn winograd(
@@ -353,26 +347,23 @@ impl<'a> Selector<'a> {
         let mut choices = (0..graph.nodes.len())
             .map(|i| self.choose_node(i, knob))
             .collect::<Result<Vec<_>>>()?;
-        // A branch goes the way of the node that adds it, with which it can join.
-        for (i, branch) in super::join::branches(graph, |_, _| true).into_iter().enumerate() {
-            let Some(branch) = branch else { continue };
-            let wanted = choices[i].algorithm;
-            let open = choices[branch].method.is_some_and(|(_, reason)| reason != Reason::Asked);
-            let Some(site) = self.site(branch).filter(|_| open && wanted.variant().is_none())
-            else {
-                continue;
-            };
-            let method = site.rule_of_thumb(wanted);
-            if let Some(arrangement) = (method.plan)(&site) {
-                let reason = choices[i].method.map_or(Reason::Heuristic, |(_, reason)| reason);
-                choices[branch] = Choice {
-                    algorithm: wanted,
-                    method: Some((method.name, reason)),
-                    arrangement,
-                };
+        for (i, branch) in join::branches(graph, |_, _| true).into_iter().enumerate() {
+            if let Some(branch) = branch
+                && let Some(choice) = self.as_joined(branch, &choices[branch], &choices[i])
+            {
+                choices[branch] = choice;
             }
         }
         Ok(choices)
+    }
+
+    /// The choice for a branch that goes the way of the node that adds it, so that the two can join, if it has another
+    /// one and nobody asked for that.
+    fn as_joined(&self, branch: usize, own: &Choice, node: &Choice) -> Option<Choice> {
+        let joins = node.algorithm != own.algorithm && node.algorithm.variant().is_none();
+        let (_, reason) = own.method.filter(|(_, reason)| joins && *reason != Reason::Asked)?;
+        let site = self.site(branch)?;
+        site.choice(site.rule_of_thumb(node.algorithm), reason)
     }
 
     fn choose_node(&self, index: usize, knob: Option<Algorithm>) -> Result<Choice> {
@@ -380,20 +371,15 @@ impl<'a> Selector<'a> {
         let asked = self.options.algorithms.get(&node.name).copied();
         let refused = || {
             let message = "Winograd needs a 3x3 window and one group, stride 1 (winograd-s2-f2: stride 2; with \
-                           int8 weights not that one, and sums that its integers hold)";
+                           int8 weights not that one, and sums that its integers hold), Strassen a 1x1 window, \
+                           one group, weights in float, inputs in multiples of 16 and outputs of 32 channels";
             Error::invalid(message).at_node(node.label())
         };
         let Some(site) = self.site(index) else {
             let fits = asked.is_none_or(|a| a == Algorithm::Direct);
             return if fits { Ok(Choice::NONE) } else { Err(refused()) };
         };
-        let choice = |method: &'static Method, reason| {
-            (method.plan)(&site).map(|arrangement| Choice {
-                algorithm: method.algorithm,
-                method: Some((method.name, reason)),
-                arrangement,
-            })
-        };
+        let choice = |method, reason| site.choice(method, reason);
         if let Some(algorithm) = asked {
             return choice(site.rule_of_thumb(algorithm), Reason::Asked).ok_or_else(refused);
         }
@@ -513,6 +499,15 @@ impl Selector<'_> {
 }
 
 impl Site<'_> {
+    /// The choice of a method, if it fits.
+    fn choice(&self, method: &'static Method, reason: Reason) -> Option<Choice> {
+        (method.plan)(self).map(|arrangement| Choice {
+            algorithm: method.algorithm,
+            method: Some((method.name, reason)),
+            arrangement,
+        })
+    }
+
     /// Whether one of [`FASTEST`] pays, if it fits: there are tiles enough, or few overhang. Of images in f32 nothing
     /// but their size counts, so that results do not depend on the batch.
     fn pays(&self, algorithm: Algorithm) -> bool {
@@ -524,8 +519,10 @@ impl Site<'_> {
             }
             Some(v) => self.int8.is_none() || nb_tiles(v, &self.dst) >= MIN_INT8_TILES,
             None if algorithm == Algorithm::Strassen => {
-                let env = |k: &str, d: usize| std::env::var(k).ok().and_then(|v| v.parse().ok()).unwrap_or(d);
-                self.src.shape.c >= env("STR_K", 64) && self.src.shape.c <= env("STR_KM", 1<<20) && dst.c >= env("STR_N", 64) && dst.h * dst.w >= env("STR_P", 49)
+                let (ic, oc) = (self.src.shape.c, dst.c);
+                dst.h * dst.w >= MIN_STRASSEN_PIXELS
+                    && ic <= MAX_STRASSEN_CHANNELS
+                    && ic * oc >= MIN_STRASSEN_MEAN * (ic + oc)
             }
             None => true,
         }
@@ -589,13 +586,12 @@ impl Site<'_> {
     }
 
     /// Quarters in seven multiplications, on weights in f32.
-    fn quarters(&self, division: Option<Division>) -> Option<Arrangement> {
+    fn quarters(&self) -> Option<Arrangement> {
         let Op::Conv(conv) = &self.node.op else { return None };
         let window = window(conv, &self.graph.constants);
-        let fits = self.int8.is_none()
-            && (division.is_none() || self.members > 1)
-            && strassen::fits(&self.src, &self.dst, &window, conv.groups);
-        fits.then_some(Arrangement { division, widened: self.halves, ..Arrangement::DIRECT })
+        let fits =
+            self.int8.is_none() && strassen::fits(&self.src, &self.dst, &window, conv.groups);
+        fits.then_some(Arrangement { widened: self.halves, ..Arrangement::DIRECT })
     }
 
     /// The same on weights that were widened before, where the file has them in halves.
@@ -700,6 +696,15 @@ const FASTEST: [Algorithm; 3] =
 /// Most products of F(2x2, 3x3) of stride 2, relative to those of direct convolution: 0.69 where no tile overhangs, on
 /// 7x7 images 0.91, which transforms outweigh.
 const MAX_S2_PRODUCTS: f64 = 0.8;
+
+/// Least and most work for which Strassen's algorithm is taken. What additions cost is in proportion to 1 / oc for the
+/// source and 1 / ic for the result, of which this is the inverse of the sum; to 1 / pixels for the weights; and
+/// of more channels, too few pixels fit L2 to use sums of weights on.
+const MIN_STRASSEN_MEAN: usize = 48;
+/// See above.
+const MIN_STRASSEN_PIXELS: usize = 192;
+/// See above.
+const MAX_STRASSEN_CHANNELS: usize = 512;
 
 /// Fewest tiles of an int8 convolution for which F(4x4, 3x3) is taken: with fewer, transforming the filters costs what
 /// it saves.

@@ -312,9 +312,7 @@ impl<'a> Builder<'a> {
             {
                 self.quantized(node, result)
             }
-            Op::Conv(conv) => {
-                self.conv(conv, branch.map(|b| &b.op), &operands, (dst, chosen))
-            }
+            Op::Conv(conv) => self.conv(conv, branch.map(|b| &b.op), &operands, (dst, chosen)),
             Op::Linear(linear) => self.linear(linear, operands[0], (dst, chosen)),
             Op::Pool(pool) => (Box::new(pool_step(pool, operands[0], dst)), Choice::new("window")),
             Op::GlobalAveragePool => {
@@ -429,8 +427,7 @@ impl<'a> Builder<'a> {
             }
             _ => conv.residual.then(|| operands[1]),
         };
-        let (step, [kernel, split]) =
-            self.sconv(&products, conv.clamp, (residual, dst), chosen);
+        let (step, [kernel, split]) = self.sconv(&products, conv.clamp, (residual, dst), chosen);
         (step, Choice { algorithm, kernel, split, groups: None })
     }
 
@@ -500,8 +497,7 @@ impl<'a> Builder<'a> {
     ) -> (Box<dyn Step>, Choice) {
         let (weights, bias) = (linear.weights, linear.bias);
         let product = Product { weights, bias, window: WindowAttrs::POINT, src };
-        let (step, [kernel, split]) =
-            self.sconv(&[product], linear.clamp, (None, dst), chosen);
+        let (step, [kernel, split]) = self.sconv(&[product], linear.clamp, (None, dst), chosen);
         (step, Choice { algorithm: "pointwise", kernel, split, groups: None })
     }
 

@@ -96,7 +96,7 @@ unsafe fn pixels<W: Weight, const TAP: usize, const FETCH: usize>(args: &PanelAr
     let mut next = Fetch {
         line: args.next_weights,
         step: W::LINE,
-        tiles: if FETCH > 0 { C_BLOCK * OC_PANEL / W::LINE / FETCH } else { 0 },
+        tiles: (C_BLOCK * OC_PANEL / W::LINE).checked_div(FETCH).unwrap_or(0),
     };
     // SAFETY: the tiles partition `0..nb_pixels`.
     unsafe {
