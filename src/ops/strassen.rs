@@ -168,8 +168,8 @@ pub(crate) struct StrassenStep {
 
 /// Bytes of left operands that a block may keep in L2, of the 512 KiB of the smallest among target CPUs.
 const OPERAND_BYTES: usize = 384 << 10;
-/// Bytes of sums of weights that are kept from one block to the next; more would push out the source.
-const KEPT_BYTES: usize = 256 << 10;
+/// Most bytes of sums of weights that a member keeps from one block to the next.
+const KEPT_BYTES: usize = 1 << 20;
 /// Fewest pairs of a block: enough to use weights on as they pass.
 const MIN_BLOCK: usize = 4 * MR;
 
@@ -281,7 +281,8 @@ impl StrassenStep {
         let weights_start = scratch_len;
         let weights_len = chunks.iter().map(|chunk| 4 * chunk.len).sum();
         let most = (0..spec.members).map(|m| parts(m).1.len()).max().unwrap_or(0);
-        let keeps_weights = most * weights_len * size_of::<f32>() <= KEPT_BYTES;
+        let several = (0..spec.members).any(|m| blocks(parts(m).0, block).nth(1).is_some());
+        let keeps_weights = several && most * weights_len * size_of::<f32>() <= KEPT_BYTES;
         scratch_len += if keeps_weights { most } else { 1 } * weights_len;
         Self {
             kernel,
@@ -362,7 +363,7 @@ impl StrassenStep {
         }
     }
 
-    /// Multiplies a block by a pair of panels; `next` is the pair that follows.
+    /// Multiplies a block by a pair of panels; `next` is the pair that follows, and its sums if they are there.
     ///
     /// # Safety
     /// As [`Step::run`]; `scratch` is this member's, with the sums of both; the member has this part of `dst`.
@@ -370,13 +371,13 @@ impl StrassenStep {
         &self,
         worker: &Worker<'_>,
         block: Range<usize>,
-        (pair, next): (usize, Option<usize>),
+        (pair, next): (usize, Option<(usize, Option<*mut f32>)>),
         (scratch, weight_sums): (*mut f32, *mut f32),
     ) {
         let spec = &self.spec;
         let dst = &spec.dst;
         let kept = |kept: Kept| scratch.wrapping_add(kept as usize * self.sums_len);
-        for (number, product) in PRODUCTS.iter().enumerate() {
+        for product in &PRODUCTS {
             for (i, chunk) in self.chunks.iter().enumerate() {
                 let (first, last) = (i == 0, i + 1 == self.chunks.len());
                 let (src, operands) =
@@ -417,9 +418,18 @@ impl StrassenStep {
                     nb_taps: taps.len(),
                     tap_len: C_BLOCK,
                     weights,
-                    // Each of four products fetches a quarter.
-                    next_weights: match next {
-                        Some(next) if number < 4 => self.quarters(chunk, next)[number].as_ptr(),
+                    // What the same product will need next. B12 is part of sums only, which a product fetches
+                    // that needs nothing else.
+                    next_weights: match (product.right, next) {
+                        (Right::Weights(quarter), Some((next, _))) => {
+                            self.quarters(chunk, next)[quarter].as_ptr()
+                        }
+                        (Right::Sum(i), Some((_, Some(sums)))) => {
+                            sums.wrapping_add(chunk.sums + i * chunk.len)
+                        }
+                        (Right::Sum(0), Some((next, None))) => {
+                            self.quarters(chunk, next)[1].as_ptr()
+                        }
                         _ => weights,
                     },
                     bias: self.bias[bias * OC_PANEL..][..OC_PANEL].as_ptr(),
@@ -467,13 +477,18 @@ impl Step for StrassenStep {
         let (nb_pairs, nb_panels) = (self.dst_pixels[0].len(), self.bias.len() / (2 * OC_PANEL));
         let (pairs, panels) = self.split.part(worker.member, (nb_pairs, MR), nb_panels);
         let scratch = worker.scratch(self.scratch_len);
+        let sums_of = |pair: usize| {
+            let place = if self.keeps_weights { pair - panels.start } else { 0 };
+            scratch.wrapping_add(self.weights_start + place * self.weights_len)
+        };
         for (i, block) in blocks(pairs, self.block).enumerate() {
             // SAFETY: the caller's.
             unsafe { self.add_sources(worker, block.clone(), scratch) };
             for pair in panels.clone() {
-                let place = if self.keeps_weights { pair - panels.start } else { 0 };
-                let sums = scratch.wrapping_add(self.weights_start + place * self.weights_len);
+                let sums = sums_of(pair);
+                let kept = |pair| Some(sums_of(pair)).filter(|_| i > 0 && self.keeps_weights);
                 let next = Some(pair + 1).filter(|next| *next < panels.end);
+                let next = next.map(|next| (next, kept(next)));
                 // SAFETY: the caller's; scratch memory has places for these sums, and nothing else is in them.
                 unsafe {
                     if i == 0 || !self.keeps_weights {
