@@ -167,7 +167,7 @@ pub(crate) struct StrassenStep {
 }
 
 /// Bytes of left operands that a block may keep in L2, of the 512 KiB of the smallest among target CPUs.
-const OPERAND_BYTES: usize = 384 << 10;
+const OPERAND_BYTES: usize = 768 << 10;
 /// Most bytes of sums of weights that a member keeps from one block to the next.
 const KEPT_BYTES: usize = 1 << 20;
 /// Fewest pairs of a block: enough to use weights on as they pass.
@@ -308,14 +308,14 @@ impl StrassenStep {
         self.split
     }
 
-    /// The quarters of a chunk's weights for a pair of panels.
-    fn quarters(&self, chunk: &Chunk, pair: usize) -> [&[f32]; 4] {
+    /// Where a quarter of a chunk's weights starts, for a pair of panels.
+    fn weights(&self, chunk: &Chunk, pair: usize, quarter: usize) -> *const f32 {
+        // Panels follow each other, each in the order of input channels.
+        const HALVES: [usize; 4] = [0, 2, 1, 3];
         let segment = &self.spec.segments[chunk.segment];
         let half_len = segment.geometry.ic() / 2 * OC_PANEL;
         let first = chunk.taps.start * C_BLOCK * OC_PANEL;
-        // Panels follow each other, each in the order of input channels.
-        [0, 2, 1, 3]
-            .map(|half| &segment.weights[(4 * pair + half) * half_len + first..][..chunk.len])
+        segment.weights.as_ptr().wrapping_add((4 * pair + HALVES[quarter]) * half_len + first)
     }
 
     /// Adds quarters of a block of the sources.
@@ -353,12 +353,13 @@ impl StrassenStep {
     unsafe fn add_weights(&self, pair: usize, sums: *mut f32) {
         for chunk in &self.chunks {
             let args = WeightArgs {
-                quarters: self.quarters(chunk, pair).map(<[f32]>::as_ptr),
+                quarters: from_fn(|quarter| self.weights(chunk, pair, quarter)),
                 len: chunk.len,
                 sums: sums.wrapping_add(chunk.sums),
                 stride: chunk.len,
             };
-            // SAFETY: the kernel's tier is available; quarters are whole taps, and `sums` has a place for them.
+            // SAFETY: the kernel's tier is available; `new` found the weights to be as many
+            // as their geometry says, of which a quarter is within a panel; `sums` has a place for them.
             unsafe { self.kernel.add_weights_raw(&args) };
         }
     }
@@ -396,7 +397,7 @@ impl StrassenStep {
                 };
                 let taps = &taps[chunk.taps.clone()];
                 let weights = match product.right {
-                    Right::Weights(quarter) => self.quarters(chunk, pair)[quarter].as_ptr(),
+                    Right::Weights(quarter) => self.weights(chunk, pair, quarter),
                     Right::Sum(i) => weight_sums.wrapping_add(chunk.sums + i * chunk.len),
                 };
                 let start = match product.start {
@@ -422,14 +423,12 @@ impl StrassenStep {
                     // that needs nothing else.
                     next_weights: match (product.right, next) {
                         (Right::Weights(quarter), Some((next, _))) => {
-                            self.quarters(chunk, next)[quarter].as_ptr()
+                            self.weights(chunk, next, quarter)
                         }
                         (Right::Sum(i), Some((_, Some(sums)))) => {
                             sums.wrapping_add(chunk.sums + i * chunk.len)
                         }
-                        (Right::Sum(0), Some((next, None))) => {
-                            self.quarters(chunk, next)[1].as_ptr()
-                        }
+                        (Right::Sum(0), Some((next, None))) => self.weights(chunk, next, 1),
                         _ => weights,
                     },
                     bias: self.bias[bias * OC_PANEL..][..OC_PANEL].as_ptr(),
