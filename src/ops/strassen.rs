@@ -16,7 +16,7 @@
 //! as many bytes as the weights again, to load and to hold.
 
 use std::array::from_fn;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::ptr::{null, null_mut};
 
 use skipstone_kernels::layout::{C_BLOCK, OC_PANEL};
@@ -25,6 +25,7 @@ use skipstone_kernels::strassen::{Kernel, SourceArgs, WeightArgs};
 
 use super::conv::{ConvSpec, L1_BYTES, Segment, Split, WindowAttrs, Work, blocks, longest_block};
 use super::{Act, Layout, Step, Worker, zero_frame};
+use crate::cpu;
 use crate::tensor::AlignedBuf;
 
 /// A product's left operand.
@@ -166,8 +167,8 @@ pub(crate) struct StrassenStep {
     scratch_len: usize,
 }
 
-/// Bytes of left operands that a block may keep in L2, of the 512 KiB of the smallest among target CPUs.
-const OPERAND_BYTES: usize = 768 << 10;
+/// Sizes of L2 among target CPUs.
+const L2_BYTES: RangeInclusive<u64> = 512 << 10..=2 << 20;
 /// Most bytes of sums of weights that a member keeps from one block to the next.
 const KEPT_BYTES: usize = 1 << 20;
 /// Fewest pairs of a block: enough to use weights on as they pass.
@@ -250,7 +251,9 @@ impl StrassenStep {
         let planes: usize = spec.segments.iter().map(|s| s.src.nb_planes()).sum();
         // Four sums of quarters, and three quarters.
         let pair_bytes = 7 * planes / 2 * C_BLOCK * size_of::<f32>();
-        let block = (OPERAND_BYTES / pair_bytes).max(MIN_BLOCK);
+        // They may take three quarters of this CPU's L2: the more pairs share a sum of weights, the better.
+        let l2_bytes = cpu::l2_bytes().clamp(*L2_BYTES.start(), *L2_BYTES.end()) as usize;
+        let block = (l2_bytes / 4 * 3 / pair_bytes).max(MIN_BLOCK);
         let parts = |m| split.part(m, (nb_pairs, MR), nb_panels);
         let longest = longest_block((0..spec.members).map(|m| parts(m).0), block);
 

@@ -704,7 +704,7 @@ const MIN_STRASSEN_MEAN: usize = 48;
 /// See above.
 const MIN_STRASSEN_PIXELS: usize = 192;
 /// See above.
-const MAX_STRASSEN_CHANNELS: usize = 1024;
+const MAX_STRASSEN_CHANNELS: usize = 512;
 
 /// Fewest tiles of an int8 convolution for which F(4x4, 3x3) is taken: with fewer, transforming the filters costs what
 /// it saves.
