@@ -1,6 +1,14 @@
 //! Which CPU this is, as far as measured times depend on it.
 
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize};
+
+/// Bytes of the second cache level of a core; 0 if unknown.
+pub(crate) fn l2_bytes() -> u64 {
+    static BYTES: OnceLock<u64> = OnceLock::new();
+    *BYTES.get_or_init(|| detect::cache_bytes(2))
+}
 
 /// A CPU model and its caches: equal for machines on which the same choices are fastest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -18,7 +26,7 @@ impl Cpu {
     /// The CPU this runs on: by the CPUID instruction on x86-64, elsewhere by what Linux says.
     pub fn detect() -> Self {
         let name = detect::name().unwrap_or_else(|| format!("unknown {}", std::env::consts::ARCH));
-        Self { name, l2_bytes: detect::cache_bytes(2), l3_bytes: detect::cache_bytes(3) }
+        Self { name, l2_bytes: l2_bytes(), l3_bytes: detect::cache_bytes(3) }
     }
 
     /// Whether the system told which CPU it is.

@@ -28,7 +28,7 @@ pub const SPIN_US: Knob = Knob {
 pub const ALGORITHM: Knob = Knob {
     name: "SKIPSTONE_ALGORITHM",
     help: "algorithm of all convolutions that can have it, for experiments: direct, winograd-f2, \
-           winograd-f4 or winograd-s2-f2 (default: the plan's choice)",
+           winograd-f4, winograd-s2-f2 or strassen (default: the plan's choice)",
 };
 
 /// All of them.

@@ -3,12 +3,12 @@
 
 mod common;
 
-use common::{Rng, packed};
+use common::{Rng, bits, packed, strassen_tolerance};
 use skipstone::graph::{
     Affine, AxisOrder, Clamp, Conv, Linear, Network, Node, Op, Pad, Pool, PoolKind, Port, Shape,
     Slice, ValueId, reference,
 };
-use skipstone::plan::Numerics;
+use skipstone::plan::{Algorithm, Numerics};
 use skipstone::{Executor, ExecutorOptions, Isa, Runtime};
 
 /// Relative to the largest output, through a small network: rounding of direct sums in f32, or of
@@ -131,21 +131,27 @@ const PLAIN: ConvCase = ConvCase {
 };
 
 fn check_conv(name: &str, case: ConvCase) {
-    let ConvCase { ic, oc, kernel, stride, pad, dilation, groups, size } = case;
     for residual in [false, true] {
-        let mut b = Build::new(name, &[Shape::new(ic, size[0], size[1])]);
-        let weights = b.constant(&[oc, ic / groups, kernel[0], kernel[1]]);
-        let bias = residual.then(|| b.constant(&[oc]));
-        let conv = Conv { stride, pad, dilation, groups, ..Conv::pointwise(weights, bias) };
-        let first = b.node(Op::Conv(conv.clone()), &[X]);
-        let mut last = first;
-        if residual {
-            let conv = Conv { residual: true, clamp: Clamp { min: -0.5, max: 0.6 }, ..conv };
-            last = b.node(Op::Conv(conv), &[X, first]);
-        }
-        b.output(last, AxisOrder::nchw());
-        check(&b.network, None);
+        let clamp = Clamp { min: -0.5, max: 0.6 };
+        check(&conv_network(name, case, residual.then_some(clamp)), None);
     }
+}
+
+/// A convolution; with `added` one that adds another, of the same attributes and input, before it clamps.
+fn conv_network(name: &str, case: ConvCase, added: Option<Clamp>) -> Network {
+    let ConvCase { ic, oc, kernel, stride, pad, dilation, groups, size } = case;
+    let mut b = Build::new(name, &[Shape::new(ic, size[0], size[1])]);
+    let weights = b.constant(&[oc, ic / groups, kernel[0], kernel[1]]);
+    let bias = added.map(|_| b.constant(&[oc]));
+    let conv = Conv { stride, pad, dilation, groups, ..Conv::pointwise(weights, bias) };
+    let first = b.node(Op::Conv(conv.clone()), &[X]);
+    let mut last = first;
+    if let Some(clamp) = added {
+        let conv = Conv { residual: true, clamp, ..conv };
+        last = b.node(Op::Conv(conv), &[X, first]);
+    }
+    b.output(last, AxisOrder::nchw());
+    b.network
 }
 
 #[test]
@@ -197,6 +203,89 @@ fn convolutions() {
     let groups = ConvCase { ic: 64, oc: 64, groups: 4, stride: [1, 3], ..strided };
     check_conv("gathered groups", groups);
     check_conv("gathered padding", ConvCase { pad: Pad::all(2), ..strided });
+}
+
+/// Strassen's algorithm within its tolerance, where a plan would take it and where it would not: whatever the batch and
+/// the number of threads, with the same bits.
+#[test]
+fn strassen() {
+    let added = Some(Clamp { min: -1.5, max: 2.0 });
+    let p = ConvCase { ic: 32, oc: 64, kernel: [1, 1], pad: Pad::all(0), size: [7, 7], ..PLAIN };
+    check_strassen(&conv_network("odd image", p, None));
+    check_strassen(&conv_network("a branch that joins", p, added));
+    for size in [[1, 1], [1, 2], [3, 1], [14, 14]] {
+        check_strassen(&conv_network("size", ConvCase { ic: 16, oc: 32, size, ..p }, added));
+    }
+    for size in [[13, 13], [14, 14]] {
+        let strided = ConvCase { stride: [2, 2], size, ..p };
+        check_strassen(&conv_network("gathered", strided, added));
+    }
+    check_strassen(&conv_network("padded", ConvCase { pad: Pad::all(1), ..p }, added));
+    let large = ConvCase { oc: 96, size: [15, 15], ..p };
+    let chunks = ConvCase { ic: 560, ..large };
+    check_strassen(&conv_network("several chunks and blocks", chunks, None));
+    let joined = ConvCase { ic: 272, ..large };
+    check_strassen(&conv_network("several blocks and a branch", joined, added));
+    let wide = ConvCase { ic: 32, oc: 2048, size: [40, 40], ..p };
+    check_strassen(&conv_network("sums of weights that are not kept", wide, None));
+
+    let mut b = Build::new("residual", &[Shape::new(64, 9, 5)]);
+    let (weights, bias) = (b.constant(&[64, 64, 1, 1]), b.constant(&[64]));
+    let conv = Conv { residual: true, clamp: Clamp::RELU, ..Conv::pointwise(weights, Some(bias)) };
+    let y = b.node(Op::Conv(conv), &[X, X]);
+    b.output(y, AxisOrder::nchw());
+    check_strassen(&b.network);
+
+    let mut b = Build::new("another algorithm beside it", &[Shape::new(16, 14, 14)]);
+    let (branch, weights) = (b.constant(&[72, 16, 1, 1]), b.constant(&[72, 16, 1, 1]));
+    let branch = b.node(Op::Conv(Conv::pointwise(branch, None)), &[X]);
+    let conv = Conv { residual: true, ..Conv::pointwise(weights, None) };
+    let y = b.node(Op::Conv(conv), &[X, branch]);
+    b.output(y, AxisOrder::nchw());
+    // 72 channels are no multiple of 32.
+    let model = packed(&b.network);
+    let runtime = Runtime::builder().threads(1).build().expect("starts");
+    let mut options = ExecutorOptions::default();
+    options.algorithms.insert("node".to_owned(), Algorithm::Strassen);
+    let error = Executor::new(&runtime, &model, &options).expect_err("it does not fit");
+    assert!(error.to_string().contains("Strassen a 1x1 window"), "{error}");
+}
+
+/// Compares with the reference, all convolutions by Strassen's algorithm.
+fn check_strassen(network: &Network) {
+    const IMAGES: usize = 3;
+    let model = packed(network);
+    let shapes = network.graph.input_shapes();
+    let len = shapes[0].len();
+    let input = Rng(12).vec(IMAGES * len);
+    let expected = reference::run(network, &shapes, IMAGES, &[&input]).expect("reference runs");
+    let scale = expected[0].iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+    for isa in Isa::ALL.iter().copied().filter(|isa| isa.is_available()) {
+        let mut first: Option<Vec<u32>> = None;
+        for (batch, threads) in [(IMAGES, 1), (IMAGES, 2), (1, 1), (1, 3)] {
+            let runtime = Runtime::builder().threads(threads).isa(isa).build().expect("starts");
+            let mut options = ExecutorOptions { batch, ..ExecutorOptions::default() };
+            options.algorithms.insert("node".to_owned(), Algorithm::Strassen);
+            let mut executor = Executor::new(&runtime, &model, &options).expect("plans");
+            let steps = &executor.plan().steps;
+            assert!(steps.iter().any(|s| s.algorithm == "strassen"), "{steps:?}");
+            let mut found = Vec::new();
+            for images in input.chunks(batch * len) {
+                executor.run(&[images]).expect("runs");
+                found.extend_from_slice(executor.output(0));
+            }
+            for (at, (f, e)) in found.iter().zip(&expected[0]).enumerate() {
+                assert!(
+                    (f - e).abs() <= strassen_tolerance() as f32 * scale,
+                    "{} ({isa}, batch {batch}): element {at}: {f}, expected {e}",
+                    network.graph.name
+                );
+            }
+            let first = first.get_or_insert_with(|| bits(&found));
+            let name = &network.graph.name;
+            assert_eq!(&bits(&found), first, "{name}, {isa}, batch {batch}, {threads} threads");
+        }
+    }
 }
 
 #[test]

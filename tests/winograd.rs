@@ -398,9 +398,9 @@ fn convolve(
                     res_pixels: std::ptr::null(),
                     res_block_stride: 0,
                     clamp: [0.0; 2],
-                    partial: products.add(p * m_stride),
-                    first: true,
-                    last: false,
+                    start: std::ptr::null(),
+                    sums: products.add(p * m_stride),
+                    addend: std::ptr::null(),
                 });
             }
             kernel.transform_output_raw(&OutputArgs {

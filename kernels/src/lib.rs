@@ -20,4 +20,5 @@ pub mod qwinograd;
 pub mod registry;
 pub mod requant;
 pub mod sconv;
+pub mod strassen;
 pub mod winograd;

@@ -3,7 +3,7 @@
 use half::f16;
 
 use crate::isa::Isa;
-use crate::{qconv, qconv16, qsplit, qwinograd, sconv, winograd};
+use crate::{qconv, qconv16, qsplit, qwinograd, sconv, strassen, winograd};
 
 /// The last kernel that has `wanted` and whose tier is at most `isa`, and available.
 fn best<K: Copy>(
@@ -42,6 +42,18 @@ pub const HCONV: &[sconv::Kernel<f16>] = &[
 /// The best `hconv` kernel of a tier at most `isa`.
 pub fn hconv(isa: Isa) -> sconv::Kernel<f16> {
     best(HCONV, isa, |k| k.isa, |_| true)
+}
+
+/// All `strassen` kernels, best last.
+pub const STRASSEN: &[strassen::Kernel] = &[
+    strassen::portable::KERNEL,
+    #[cfg(target_arch = "x86_64")]
+    strassen::avx2::KERNEL,
+];
+
+/// The best `strassen` kernel of a tier at most `isa`.
+pub fn strassen(isa: Isa) -> strassen::Kernel {
+    best(STRASSEN, isa, |k| k.isa, |_| true)
 }
 
 /// All `qconv` kernels, best last.

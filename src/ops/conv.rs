@@ -208,7 +208,7 @@ impl Split {
 /// keep in L1, with room for the rest: half of the smallest caches among target CPUs (512 KiB and
 /// 32 KiB).
 pub(super) const L2_BYTES: usize = 256 << 10;
-const L1_BYTES: usize = 16 << 10;
+pub(super) const L1_BYTES: usize = 16 << 10;
 
 /// Fewest pixels of a block: enough to use weights on as they pass.
 const MIN_BLOCK: usize = 8 * MR;
@@ -327,7 +327,7 @@ pub(crate) struct ConvStep<W: WeightType> {
 impl<W: WeightType> Segment<W> {
     /// Whether pixels are gathered: 1x1 windows of a stride use half of each cache line, or less, and all panels
     /// would read those lines again.
-    fn is_gathered(&self) -> bool {
+    pub(super) fn is_gathered(&self) -> bool {
         let WindowAttrs { kernel, stride, .. } = self.window;
         self.src.layout == Layout::Blocked && kernel == [1, 1] && stride[1] > 1
     }
@@ -497,6 +497,7 @@ impl<W: WeightType> Step for ConvStep<W> {
                 // Blocks of 8 channels that exist in the last panel.
                 let nb_blocks = (dst.nb_planes() - 2 * panel).min(2);
                 for (i, chunk) in self.chunks.iter().enumerate() {
+                    let last = i + 1 == self.chunks.len();
                     let segment = &spec.segments[chunk.segment];
                     let (src, pixels) = (&segment.src, &segment.src_pixels[block.clone()]);
                     let first_block = match src.layout {
@@ -529,7 +530,11 @@ impl<W: WeightType> Step for ConvStep<W> {
                         weights: weights.as_ptr(),
                         next_weights: next,
                         bias: self.bias[panel * OC_PANEL..][..OC_PANEL].as_ptr(),
-                        dst: worker.arena(dst.base + 2 * panel * dst.plane_stride()),
+                        dst: if last {
+                            worker.arena(dst.base + 2 * panel * dst.plane_stride())
+                        } else {
+                            std::ptr::null_mut()
+                        },
                         dst_pixels: spec.dst_pixels[block.clone()].as_ptr(),
                         dst_block_stride: dst.plane_stride(),
                         nb_blocks,
@@ -540,9 +545,9 @@ impl<W: WeightType> Step for ConvStep<W> {
                             .map_or(std::ptr::null(), |(_, t)| t[block.clone()].as_ptr()),
                         res_block_stride: residual.map_or(0, |(res, _)| res.plane_stride()),
                         clamp: [spec.clamp.min, spec.clamp.max],
-                        partial: scratch,
-                        first: i == 0,
-                        last: i + 1 == self.chunks.len(),
+                        start: if i == 0 { std::ptr::null() } else { scratch },
+                        sums: if last { std::ptr::null_mut() } else { scratch },
+                        addend: std::ptr::null(),
                     };
                     // SAFETY:
                     // - The plan took the kernel from the registry for an available tier.

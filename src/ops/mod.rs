@@ -19,6 +19,7 @@ pub(crate) mod quads;
 pub(crate) mod qwinograd;
 pub(crate) mod reorder;
 pub(crate) mod softmax;
+pub(crate) mod strassen;
 pub(crate) mod swinograd;
 pub(crate) mod winograd;
 

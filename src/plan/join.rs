@@ -6,9 +6,9 @@
 
 use crate::graph::{Clamp, Conv, Graph, Op};
 
-/// For every node, the node whose product its step includes. `direct` says which nodes are computed
-/// by direct convolution: only those can join.
-pub(super) fn branches(graph: &Graph, direct: impl Fn(usize) -> bool) -> Vec<Option<usize>> {
+/// For every node, the node whose product its step includes. `joins` says whether a node and its
+/// branch can.
+pub(super) fn branches(graph: &Graph, joins: impl Fn(usize, usize) -> bool) -> Vec<Option<usize>> {
     let uses = graph.use_counts();
     let branch = |(i, node): (usize, &crate::graph::Node)| {
         let Op::Conv(Conv { residual: true, .. }) = node.op else { return None };
@@ -16,8 +16,8 @@ pub(super) fn branches(graph: &Graph, direct: impl Fn(usize) -> bool) -> Vec<Opt
         let branch = graph.node_of(added)?;
         let Op::Conv(conv) = &graph.nodes[branch].op else { return None };
         let plain = !conv.residual && conv.clamp == Clamp::NONE;
-        let joins = plain && uses[added.0 as usize] == 1 && direct(i) && direct(branch);
-        joins.then_some(branch)
+        let open = plain && uses[added.0 as usize] == 1 && joins(i, branch);
+        open.then_some(branch)
     };
     graph.nodes.iter().enumerate().map(branch).collect()
 }

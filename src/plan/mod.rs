@@ -124,9 +124,10 @@ pub(crate) fn build(
         Selector { graph, acts: shadowed, parts: &parts, runtime, options, model, table };
     let choices = selector.choose()?;
     // Sums of int8 convolutions have steps of their own sizes, and cannot be added as they are.
-    let joins = |i: usize| {
-        let direct = choices[i].algorithm == Algorithm::Direct;
-        direct && !graph.nodes[i].is_int8() && shadows[i].is_empty()
+    let open = |i: usize| !graph.nodes[i].is_int8() && shadows[i].is_empty();
+    let joins = |i: usize, branch: usize| {
+        let [algorithm, other] = [i, branch].map(|i| choices[i].algorithm);
+        algorithm == other && algorithm.variant().is_none() && open(i) && open(branch)
     };
     let branches = join::branches(graph, joins);
     let mut is_branch = vec![false; graph.nodes.len()];
@@ -286,7 +287,7 @@ pub(crate) fn candidates(
     let selector =
         Selector { graph, acts, parts: &parts, runtime, options: &options, model, table: None };
     let choices = selector.choose()?;
-    let branches = join::branches(graph, |i| !graph.nodes[i].is_int8());
+    let branches = join::branches(graph, |i, _| !graph.nodes[i].is_int8());
     // A branch goes the way of the node that adds it.
     let own = (0..graph.nodes.len()).filter(|i| !branches.contains(&Some(*i)));
     let candidates = |node: usize| {

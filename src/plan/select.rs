@@ -11,10 +11,10 @@ use skipstone_kernels::requant::HALF;
 use skipstone_kernels::winograd::Variant;
 use skipstone_kernels::winograd::multiply::MR;
 
-use super::ChoiceSummary;
 use super::layout::window;
 use super::shadows::Shadows;
 use super::slices::Part;
+use super::{ChoiceSummary, join};
 use crate::error::{Error, Result};
 use crate::exec::ExecutorOptions;
 use crate::graph::{Graph, Node, Op, ValueId};
@@ -23,7 +23,7 @@ use crate::model::Model;
 use crate::ops::conv::Division;
 use crate::ops::quads::{Packing, Quads};
 use crate::ops::winograd::{Schedule, V_BLOCK_BYTES, nb_tiles, shared_len};
-use crate::ops::{Act, Layout, qconv16, qsplit};
+use crate::ops::{Act, Layout, qconv16, qsplit, strassen};
 use crate::threads::RuntimeReport;
 use crate::tune::{Layer, Table};
 
@@ -41,25 +41,34 @@ pub enum Algorithm {
     WinogradF6,
     /// Winograd's F(2x2, 3x3) of stride 2: for 3x3 windows of stride 2.
     WinogradF2S2,
+    /// One level of Strassen's algorithm, in Winograd's form: for 1x1 windows.
+    Strassen,
 }
 
 impl Algorithm {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Direct, Self::WinogradF2, Self::WinogradF4, Self::WinogradF6, Self::WinogradF2S2];
+    pub const ALL: [Self; 6] = [
+        Self::Direct,
+        Self::WinogradF2,
+        Self::WinogradF4,
+        Self::WinogradF6,
+        Self::WinogradF2S2,
+        Self::Strassen,
+    ];
 
     /// Name in options, tables and dumps.
     pub fn name(self) -> &'static str {
-        match self.variant() {
-            None => "direct",
-            Some(variant) => variant.name(),
+        match (self, self.variant()) {
+            (Self::Strassen, _) => "strassen",
+            (_, None) => "direct",
+            (_, Some(variant)) => variant.name(),
         }
     }
 
     /// The tile of a Winograd algorithm.
     pub(crate) fn variant(self) -> Option<Variant> {
         match self {
-            Self::Direct => None,
+            Self::Direct | Self::Strassen => None,
             Self::WinogradF2 => Some(Variant::F2),
             Self::WinogradF4 => Some(Variant::F4),
             Self::WinogradF6 => Some(Variant::F6),
@@ -88,7 +97,7 @@ impl FromStr for Algorithm {
 /// Which rounding errors a plan may trade for time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Numerics {
-    /// Also Winograd up to F(4x4, 3x3), whose error is a few times that of plain sums.
+    /// Also Strassen, and Winograd up to F(4x4, 3x3), whose error is a few times that of plain sums.
     #[default]
     Fast,
     /// Direct convolution only: the error of plain sums in f32.
@@ -182,6 +191,7 @@ const METHODS: &[Method] = &[
     direct("direct-widened", |site| site.widened(Arrangement::DIRECT)),
     direct("direct-int16", |site| site.int16()),
     direct("direct-split", |site| site.split()),
+    Method { name: "strassen", algorithm: Algorithm::Strassen, plan: |site| site.quarters() },
     winograd("winograd-f2-tiles", Algorithm::WinogradF2, |s| s.tiles(Variant::F2, V_BYTES)),
     winograd("winograd-f2-tiles-packed", Algorithm::WinogradF2, |s| s.passes(Variant::F2)),
     winograd("winograd-f2-panels", Algorithm::WinogradF2, |s| s.panels(Variant::F2, false)),
@@ -334,7 +344,26 @@ impl<'a> Selector<'a> {
             )));
         }
         let knob = knobs::ALGORITHM.get().map(|name| name.parse::<Algorithm>()).transpose()?;
-        (0..graph.nodes.len()).map(|i| self.choose_node(i, knob)).collect()
+        let mut choices = (0..graph.nodes.len())
+            .map(|i| self.choose_node(i, knob))
+            .collect::<Result<Vec<_>>>()?;
+        for (i, branch) in join::branches(graph, |_, _| true).into_iter().enumerate() {
+            if let Some(branch) = branch
+                && let Some(choice) = self.as_joined(branch, &choices[branch], &choices[i])
+            {
+                choices[branch] = choice;
+            }
+        }
+        Ok(choices)
+    }
+
+    /// The choice for a branch that goes the way of the node that adds it, so that the two can join, if it has another
+    /// one and nobody asked for that.
+    fn as_joined(&self, branch: usize, own: &Choice, node: &Choice) -> Option<Choice> {
+        let joins = node.algorithm != own.algorithm && node.algorithm.variant().is_none();
+        let (_, reason) = own.method.filter(|(_, reason)| joins && *reason != Reason::Asked)?;
+        let site = self.site(branch)?;
+        site.choice(site.rule_of_thumb(node.algorithm), reason)
     }
 
     fn choose_node(&self, index: usize, knob: Option<Algorithm>) -> Result<Choice> {
@@ -342,20 +371,15 @@ impl<'a> Selector<'a> {
         let asked = self.options.algorithms.get(&node.name).copied();
         let refused = || {
             let message = "Winograd needs a 3x3 window and one group, stride 1 (winograd-s2-f2: stride 2; with \
-                           int8 weights not that one, and sums that its integers hold)";
+                           int8 weights not that one, and sums that its integers hold), Strassen a 1x1 window, \
+                           one group, weights in float, inputs in multiples of 16 and outputs of 32 channels";
             Error::invalid(message).at_node(node.label())
         };
         let Some(site) = self.site(index) else {
             let fits = asked.is_none_or(|a| a == Algorithm::Direct);
             return if fits { Ok(Choice::NONE) } else { Err(refused()) };
         };
-        let choice = |method: &'static Method, reason| {
-            (method.plan)(&site).map(|arrangement| Choice {
-                algorithm: method.algorithm,
-                method: Some((method.name, reason)),
-                arrangement,
-            })
-        };
+        let choice = |method, reason| site.choice(method, reason);
         if let Some(algorithm) = asked {
             return choice(site.rule_of_thumb(algorithm), Reason::Asked).ok_or_else(refused);
         }
@@ -475,6 +499,15 @@ impl Selector<'_> {
 }
 
 impl Site<'_> {
+    /// The choice of a method, if it fits.
+    fn choice(&self, method: &'static Method, reason: Reason) -> Option<Choice> {
+        (method.plan)(self).map(|arrangement| Choice {
+            algorithm: method.algorithm,
+            method: Some((method.name, reason)),
+            arrangement,
+        })
+    }
+
     /// Whether one of [`FASTEST`] pays, if it fits: there are tiles enough, or few overhang. Of images in f32 nothing
     /// but their size counts, so that results do not depend on the batch.
     fn pays(&self, algorithm: Algorithm) -> bool {
@@ -485,6 +518,12 @@ impl Site<'_> {
                 products <= MAX_S2_PRODUCTS * (9 * dst.h * dst.w) as f64
             }
             Some(v) => self.int8.is_none() || nb_tiles(v, &self.dst) >= MIN_INT8_TILES,
+            None if algorithm == Algorithm::Strassen => {
+                let (ic, oc) = (self.src.shape.c, dst.c);
+                dst.h * dst.w >= MIN_STRASSEN_PIXELS
+                    && ic <= MAX_STRASSEN_CHANNELS
+                    && ic * oc >= MIN_STRASSEN_MEAN * (ic + oc)
+            }
             None => true,
         }
     }
@@ -497,6 +536,9 @@ impl Site<'_> {
     /// transformed once, and where they are few, each transforms all tiles, which costs less than to wait for
     /// and read what another transformed. Only with many tiles and few channels do ready filters pay.
     fn rule_of_thumb(&self, algorithm: Algorithm) -> &'static Method {
+        if algorithm == Algorithm::Strassen {
+            return method("strassen").expect("the method exists");
+        }
         let Some(variant) = algorithm.variant() else {
             let widened = self.halves && !self.reads_halves();
             let name = match self.int8.as_ref().and_then(|int8| int8.prepared) {
@@ -541,6 +583,15 @@ impl Site<'_> {
     fn divided(&self, division: Division) -> Option<Arrangement> {
         let several = self.members > 1;
         several.then_some(Arrangement { division: Some(division), ..Arrangement::DIRECT })
+    }
+
+    /// Quarters in seven multiplications, on weights in f32.
+    fn quarters(&self) -> Option<Arrangement> {
+        let Op::Conv(conv) = &self.node.op else { return None };
+        let window = window(conv, &self.graph.constants);
+        let fits =
+            self.int8.is_none() && strassen::fits(&self.src, &self.dst, &window, conv.groups);
+        fits.then_some(Arrangement { widened: self.halves, ..Arrangement::DIRECT })
     }
 
     /// The same on weights that were widened before, where the file has them in halves.
@@ -639,11 +690,21 @@ fn fits_winograd(graph: &Graph, op: &Op, src: &Act, stride: usize) -> bool {
 /// quarter of the multiplications, 2.25 times fewer than F(2x2, 3x3), and still the fewest on 7x7 images,
 /// where a quarter of its tiles overhangs. F(6x6, 3x3) needs a fifth on large images, but what its transforms
 /// move costs more: only a measurement chooses it.
-const FASTEST: [Algorithm; 2] = [Algorithm::WinogradF4, Algorithm::WinogradF2S2];
+const FASTEST: [Algorithm; 3] =
+    [Algorithm::WinogradF4, Algorithm::WinogradF2S2, Algorithm::Strassen];
 
 /// Most products of F(2x2, 3x3) of stride 2, relative to those of direct convolution: 0.69 where no tile overhangs, on
 /// 7x7 images 0.91, which transforms outweigh.
 const MAX_S2_PRODUCTS: f64 = 0.8;
+
+/// Least and most work for which Strassen's algorithm is taken. What additions cost is in proportion to 1 / oc for the
+/// source and 1 / ic for the result, of which this is the inverse of the sum; to 1 / pixels for the weights; and
+/// of more channels, too few pixels fit L2 to use sums of weights on.
+const MIN_STRASSEN_MEAN: usize = 48;
+/// See above.
+const MIN_STRASSEN_PIXELS: usize = 192;
+/// See above.
+const MAX_STRASSEN_CHANNELS: usize = 512;
 
 /// Fewest tiles of an int8 convolution for which F(4x4, 3x3) is taken: with fewer, transforming the filters costs what
 /// it saves.

@@ -15,7 +15,7 @@ use skipstone_kernels::{registry, sconv};
 use super::layout::{self, weight_layout};
 use super::select::{self, Arrangement, Prepared};
 use super::shadows::Shadows;
-use super::{Acts, ChoiceSummary, StepSummary};
+use super::{Acts, Algorithm, ChoiceSummary, StepSummary};
 use crate::graph::{
     Clamp, ConstId, Conv, Linear, Node, Op, Pad, Pool, PoolKind, Port, Quantization, Shape, ValueId,
 };
@@ -28,6 +28,7 @@ use crate::ops::input::InputStep;
 use crate::ops::pool::{GlobalMeanStep, PoolStep};
 use crate::ops::reorder::{Copy, ReorderStep, Source, View};
 use crate::ops::softmax::SoftmaxStep;
+use crate::ops::strassen::StrassenStep;
 use crate::ops::swinograd::Swinograd;
 use crate::ops::winograd::{self, Filters, Placement, Schedule};
 use crate::ops::{Act, Elements, Step};
@@ -311,10 +312,8 @@ impl<'a> Builder<'a> {
             {
                 self.quantized(node, result)
             }
-            Op::Conv(conv) => {
-                self.conv(conv, branch.map(|b| &b.op), &operands, (dst, chosen.arrangement))
-            }
-            Op::Linear(linear) => self.linear(linear, operands[0], (dst, chosen.arrangement)),
+            Op::Conv(conv) => self.conv(conv, branch.map(|b| &b.op), &operands, (dst, chosen)),
+            Op::Linear(linear) => self.linear(linear, operands[0], (dst, chosen)),
             Op::Pool(pool) => (Box::new(pool_step(pool, operands[0], dst)), Choice::new("window")),
             Op::GlobalAveragePool => {
                 (Box::new(GlobalMeanStep { src: operands[0], dst }), Choice::new("plane"))
@@ -405,11 +404,12 @@ impl<'a> Builder<'a> {
         conv: &Conv,
         branch: Option<&Op>,
         operands: &[Act],
-        (dst, arrangement): (Act, Arrangement),
+        (dst, chosen): (Act, &select::Choice),
     ) -> (Box<dyn Step>, Choice) {
         let constants = &self.model.graph().constants;
         let algorithm = match (operands[0].layout, layout::window(conv, constants).kernel) {
             (crate::ops::Layout::Interleaved, _) => "stem",
+            _ if chosen.algorithm == Algorithm::Strassen => "strassen",
             (_, [1, 1]) => "pointwise",
             _ => "direct",
         };
@@ -427,8 +427,7 @@ impl<'a> Builder<'a> {
             }
             _ => conv.residual.then(|| operands[1]),
         };
-        let (step, [kernel, split]) =
-            self.sconv(&products, conv.clamp, (residual, dst), arrangement);
+        let (step, [kernel, split]) = self.sconv(&products, conv.clamp, (residual, dst), chosen);
         (step, Choice { algorithm, kernel, split, groups: None })
     }
 
@@ -494,12 +493,11 @@ impl<'a> Builder<'a> {
         &mut self,
         linear: &Linear,
         src: Act,
-        (dst, arrangement): (Act, Arrangement),
+        (dst, chosen): (Act, &select::Choice),
     ) -> (Box<dyn Step>, Choice) {
         let (weights, bias) = (linear.weights, linear.bias);
         let product = Product { weights, bias, window: WindowAttrs::POINT, src };
-        let (step, [kernel, split]) =
-            self.sconv(&[product], linear.clamp, (None, dst), arrangement);
+        let (step, [kernel, split]) = self.sconv(&[product], linear.clamp, (None, dst), chosen);
         (step, Choice { algorithm: "pointwise", kernel, split, groups: None })
     }
 
@@ -511,15 +509,18 @@ impl<'a> Builder<'a> {
         products: &[Product],
         clamp: Clamp,
         (residual, dst): (Option<Act>, Act),
-        arrangement: Arrangement,
+        chosen: &select::Choice,
     ) -> (Box<dyn Step>, [&'static str; 2]) {
         let operands = (residual, dst);
         let halves = |product: &Product| {
             self.model.packed_half(product.weights, weight_layout(product.src.layout))
         };
         let halves: Option<Vec<_>> = products.iter().map(halves).collect();
-        if let Some(halves) = halves.filter(|_| !arrangement.widened) {
-            return self.conv_step(self.hconv, products, halves, clamp, operands, arrangement);
+        if let Some(halves) = halves.filter(|_| !chosen.arrangement.widened) {
+            let spec = self.conv_spec(self.hconv, products, halves, clamp, operands, chosen);
+            let (kernel, step) = (spec.kernel.name, ConvStep::new(spec));
+            let names = [kernel, step.split().name()];
+            return (Box::new(step), names);
         }
         let weights = products.iter().map(|product| {
             let layout = weight_layout(product.src.layout);
@@ -529,18 +530,27 @@ impl<'a> Builder<'a> {
             weights
         });
         let weights = weights.collect();
-        self.conv_step(self.sconv, products, weights, clamp, operands, arrangement)
+        let spec = self.conv_spec(self.sconv, products, weights, clamp, operands, chosen);
+        let kernel = spec.kernel.name;
+        if chosen.algorithm == Algorithm::Strassen {
+            let step = StrassenStep::new(spec, registry::strassen(self.isa));
+            let names = [kernel, step.split().name()];
+            return (Box::new(step), names);
+        }
+        let step = ConvStep::new(spec);
+        let names = [kernel, step.split().name()];
+        (Box::new(step), names)
     }
 
-    fn conv_step<W: WeightType>(
+    fn conv_spec<W: WeightType>(
         &mut self,
         kernel: sconv::Kernel<W>,
         products: &[Product],
         weights: Vec<W::Weights>,
         clamp: Clamp,
         (residual, dst): (Option<Act>, Act),
-        arrangement: Arrangement,
-    ) -> (Box<dyn Step>, [&'static str; 2]) {
+        chosen: &select::Choice,
+    ) -> ConvSpec<W> {
         let mut bias = vec![0.0; dst.shape.c];
         let segments = products.iter().zip(weights).map(|(product, weights)| {
             let Product { window, src, .. } = *product;
@@ -558,7 +568,7 @@ impl<'a> Builder<'a> {
             }
         });
         let segments = segments.collect();
-        let step = ConvStep::new(ConvSpec {
+        ConvSpec {
             kernel,
             clamp,
             segments,
@@ -568,10 +578,8 @@ impl<'a> Builder<'a> {
             res_pixels: residual.map(|res| self.table(&res, WindowAttrs::POINT, dst.shape)),
             dst_pixels: self.table(&dst, WindowAttrs::POINT, dst.shape),
             members: self.members,
-            division: arrangement.division,
-        });
-        let names = [kernel.name, step.split().name()];
-        (Box::new(step), names)
+            division: chosen.arrangement.division,
+        }
     }
 
     /// The table of `act`, shared by all steps with the same geometry.

@@ -60,6 +60,12 @@ pub(crate) fn direct_tolerance(magnitude: f64) -> f64 {
     16.0 * 2f64.powi(-24) * magnitude + 1e-30
 }
 
+/// Largest error of one level of Strassen's algorithm over the largest output of a layer, on data as in a trained
+/// network.
+pub(crate) fn strassen_tolerance() -> f64 {
+    1e-5
+}
+
 /// Largest error of F(2x2, 3x3) over the largest output of a layer, on data as in a trained network.
 pub(crate) fn winograd_f2_tolerance() -> f64 {
     5e-6

@@ -31,8 +31,6 @@ trait Weight: Sized {
     /// Whether a tap of 8 channels is unrolled. Not where weights are converted: the compiler would
     /// convert a whole tap's first, and spill.
     const UNROLLED: bool;
-    /// Steps of k per cache line.
-    const STEPS_PER_LINE: usize = Self::LINE / OC_PANEL;
 
     /// 8 weights.
     ///
@@ -72,25 +70,22 @@ unsafe fn panel<W: Weight>(args: &PanelArgs<W>) {
             (false, _, _) => pixels::<W, 0, 1>(args),
             // One pass over the weights, at the speed of memory: the hardware's own prefetch is best.
             (true, true, 0..MR) => pixels::<W, C_BLOCK, 0>(args),
-            (true, true, MR..FEW_PIXELS) => pixels::<W, C_BLOCK, C_BLOCK>(args),
+            (true, true, MR..FEW_PIXELS) => pixels::<W, C_BLOCK, 2>(args),
             (true, true, _) => pixels::<W, C_BLOCK, 1>(args),
             (true, false, 0..MR) => pixels::<W, 0, 0>(args),
-            (true, false, MR..FEW_PIXELS) => pixels::<W, 0, C_BLOCK>(args),
+            (true, false, MR..FEW_PIXELS) => pixels::<W, 0, 2>(args),
             (true, false, _) => pixels::<W, 0, 1>(args),
         }
     }
 }
 
-/// Tiles over which the prefetch of the next weights is spread where there are as many: a tap of 8
-/// channels has 8 lines of 16 f32 weights, so each of these tiles fetches one line per tap (of half
-/// weights there are 4). Fetched in a
-/// burst they would exhaust the core's outstanding misses and stall the tile.
-const FETCH_TILES: usize = 8;
-/// With fewer pixels, the first tile fetches all lines.
-const FEW_PIXELS: usize = FETCH_TILES * MR;
+/// Pixels of 8 tiles. A tap of 8 channels has 8 lines of 16 f32 weights, of half weights 4: the prefetch of the next
+/// ones is spread over as many tiles, a line per tap in each, and with fewer pixels over half as many, two lines
+/// in each. Fetched in a burst they would exhaust the core's outstanding misses and stall the tile.
+const FEW_PIXELS: usize = 8 * MR;
 
-/// All tiles of the run. `TAP` is the tap length where it is known, else 0; `FETCH` the number of
-/// steps of k in a tap whose worth of the next weights the first tiles prefetch, by the line.
+/// All tiles of the run. `TAP` is the tap length where it is known, else 0; `FETCH` the lines of the next weights
+/// that the first tiles prefetch with each tap.
 ///
 /// # Safety
 /// As [`panel`].
@@ -101,7 +96,7 @@ unsafe fn pixels<W: Weight, const TAP: usize, const FETCH: usize>(args: &PanelAr
     let mut next = Fetch {
         line: args.next_weights,
         step: W::LINE,
-        tiles: if FETCH > 1 { 1 } else { FETCH_TILES / W::STEPS_PER_LINE },
+        tiles: (C_BLOCK * OC_PANEL / W::LINE).checked_div(FETCH).unwrap_or(0),
     };
     // SAFETY: the tiles partition `0..nb_pixels`.
     unsafe {
@@ -158,15 +153,11 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
     unsafe {
         let rows: [*const f32; ROWS] =
             from_fn(|r| args.src.add(*args.src_pixels.add(m + r) as usize));
-        let mut acc: [[__m256; 2]; ROWS] = if args.first {
+        let mut acc: [[__m256; 2]; ROWS] = if args.start.is_null() {
             let bias = [_mm256_loadu_ps(args.bias), _mm256_loadu_ps(args.bias.add(8))];
             [bias; ROWS]
         } else {
-            let partial = args.partial.add(m * OC_PANEL);
-            from_fn(|r| {
-                let p = partial.add(r * OC_PANEL);
-                [_mm256_load_ps(p), _mm256_load_ps(p.add(8))]
-            })
+            from_fn(|r| load_sums(args.start, m + r))
         };
         let mut weights = args.weights;
         let (taps, nb_taps, tap_len) = (args.taps, args.nb_taps, args.tap_len);
@@ -174,20 +165,15 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
             _mm_prefetch::<_MM_HINT_T1>(line.cast());
             line = line.wrapping_add(step_to_next);
         };
-        let lines = FETCH.div_ceil(W::STEPS_PER_LINE);
-        let line_per_step = TAP > 0 && lines == TAP;
         for t in 0..nb_taps {
             let mut tap = *taps.add(t) as usize;
-            for _ in 0..if line_per_step { 0 } else { lines } {
+            for _ in 0..FETCH {
                 fetch();
             }
             if TAP > 0 {
                 const { assert!(TAP.is_multiple_of(UNROLLED_STEPS)) };
                 for _ in 0..TAP / UNROLLED_STEPS {
                     for k in 0..UNROLLED_STEPS {
-                        if line_per_step {
-                            fetch();
-                        }
                         step(&mut acc, &rows, tap + k, weights.add(k * OC_PANEL));
                     }
                     tap += UNROLLED_STEPS;
@@ -201,13 +187,22 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
             }
         }
         next.line = line;
-        if !args.last {
+        if !args.sums.is_null() {
             for r in 0..ROWS {
-                let p = args.partial.add((m + r) * OC_PANEL);
+                let p = args.sums.add((m + r) * OC_PANEL);
                 _mm256_store_ps(p, acc[r][0]);
                 _mm256_store_ps(p.add(8), acc[r][1]);
             }
+        }
+        if args.dst.is_null() {
             return;
+        }
+        if !args.addend.is_null() {
+            for r in 0..ROWS {
+                let addend = load_sums(args.addend, m + r);
+                acc[r][0] = _mm256_add_ps(acc[r][0], addend[0]);
+                acc[r][1] = _mm256_add_ps(acc[r][1], addend[1]);
+            }
         }
         if !args.residual.is_null() {
             for r in 0..ROWS {
@@ -229,6 +224,20 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
                 _mm256_storeu_ps(dst.add(args.dst_block_stride), v1);
             }
         }
+    }
+}
+
+/// The sums of pixel `m`.
+///
+/// # Safety
+/// `sums` has them, and is 32-byte aligned.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn load_sums(sums: *const f32, m: usize) -> [__m256; 2] {
+    // SAFETY: the caller's.
+    unsafe {
+        let sums = sums.add(m * OC_PANEL);
+        [_mm256_load_ps(sums), _mm256_load_ps(sums.add(8))]
     }
 }
 

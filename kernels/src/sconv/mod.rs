@@ -5,14 +5,18 @@
 //!
 //! ```text
 //! for each pixel m:
-//!     acc[0..16] = bias                                  (first k-chunk; else acc = partial[m])
+//!     acc[0..16] = bias                                  (or start[m], where there is a start)
 //!     for each tap t:                                    taps address the window and the channels
 //!         for k in 0..tap_len:
 //!             acc[0..16] += src[src_pixels[m] + taps[t] + k] * weights[(t*tap_len + k)*16 ..][0..16]
-//!     partial[m] = acc                                   (not the last k-chunk)
-//!     dst[dst_pixels[m] + b*dst_block_stride ..][0..8] =
-//!         clamp(acc[8b..8b+8] + residual[res_pixels[m] + b*res_block_stride ..][0..8])
+//!     sums[m] = acc                                      (if sums are kept)
+//!     dst[dst_pixels[m] + b*dst_block_stride ..][0..8] = (if there is a destination)
+//!         clamp(acc[8b..8b+8] + addend[m][8b..8b+8]
+//!               + residual[res_pixels[m] + b*res_block_stride ..][0..8])
 //! ```
+//!
+//! Sums are kept from one k-chunk to the next, and where one product is part of several results
+//! ([`strassen`](crate::strassen)).
 //!
 //! That one loop nest serves every dense convolution: pixels and taps are offsets in elements, made
 //! once per plan, so stride, dilation, padding (a zeroed frame around the source) and the image's
@@ -57,7 +61,7 @@ pub struct PanelArgs<W = f32> {
     pub next_weights: *const W,
     /// 16 biases.
     pub bias: *const f32,
-    /// Destination activations, `nChw8c`.
+    /// Destination activations, `nChw8c`, or null.
     pub dst: *mut f32,
     /// Offset of each pixel in `dst`; `nb_pixels` of them.
     pub dst_pixels: *const u32,
@@ -73,12 +77,12 @@ pub struct PanelArgs<W = f32> {
     pub res_block_stride: usize,
     /// Bounds of the result.
     pub clamp: [f32; 2],
-    /// Sums carried between k-chunks, `[nb_pixels][16]`, 32-byte aligned; unused for a single chunk.
-    pub partial: *mut f32,
-    /// Whether this is the first k-chunk (start from the bias).
-    pub first: bool,
-    /// Whether this is the last k-chunk (store to `dst`).
-    pub last: bool,
+    /// Sums to start from in place of the bias, `[nb_pixels][16]`, 32-byte aligned, or null.
+    pub start: *const f32,
+    /// Where to keep the sums, likewise, or null. May be `start`.
+    pub sums: *mut f32,
+    /// Sums to add to the result, likewise, or null.
+    pub addend: *const f32,
 }
 
 /// A micro-kernel for weights of type `W`, f32 or [`half::f16`], and what is known of it.
@@ -102,10 +106,11 @@ impl<W> Kernel<W> {
     /// - `self.isa` is available on this CPU.
     /// - For all pixels `m`, taps `t`: `src_pixels[m] + taps[t] + tap_len` elements of `src` are
     ///   readable; the tables have the lengths their fields document; `weights` and `bias` too.
-    /// - For all pixels `m` and blocks `b < nb_blocks`: 8 elements of `dst` at
+    /// - Unless `dst` is null, for all pixels `m` and blocks `b < nb_blocks`: 8 elements of `dst` at
     ///   `dst_pixels[m] + b * dst_block_stride` are writable, and likewise readable in a non-null
-    ///   `residual`. `partial` is valid for `nb_pixels * 16` elements unless `first && last`.
-    /// - No other thread accesses those elements of `dst` and `partial` during the call, or writes
+    ///   `residual`.
+    /// - `start`, `sums` and `addend`, where not null, are valid for `nb_pixels * 16` elements and aligned.
+    /// - No other thread accesses those elements of `dst` and `sums` during the call, or writes
     ///   what is read.
     #[inline]
     pub unsafe fn run_raw(&self, args: &PanelArgs<W>) {
@@ -113,7 +118,7 @@ impl<W> Kernel<W> {
         unsafe { (self.raw)(args) }
     }
 
-    /// Runs the kernel on slices: one k-chunk from bias to result.
+    /// Runs the kernel on slices: from bias to result.
     ///
     /// # Panics
     /// If the CPU lacks `self.isa`, or an offset leaves its slice.
@@ -159,9 +164,9 @@ impl<W> Kernel<W> {
             res_pixels,
             res_block_stride,
             clamp: job.clamp,
-            partial: std::ptr::null_mut(),
-            first: true,
-            last: true,
+            start: std::ptr::null(),
+            sums: std::ptr::null_mut(),
+            addend: std::ptr::null(),
         };
         // SAFETY: the assertions above are the contract; `dst` is borrowed uniquely.
         unsafe { self.run_raw(&args) }

@@ -136,10 +136,10 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize>(args: &PanelArgs<
     unsafe {
         let rows: [*const f32; ROWS] =
             from_fn(|r| args.src.add(*args.src_pixels.add(m + r) as usize));
-        let mut acc: [Panel; ROWS] = if args.first {
+        let mut acc: [Panel; ROWS] = if args.start.is_null() {
             [load(args.bias); ROWS]
         } else {
-            from_fn(|r| load(args.partial.add((m + r) * OC_PANEL)))
+            from_fn(|r| load(args.start.add((m + r) * OC_PANEL)))
         };
         let mut weights = args.weights;
         for t in 0..args.nb_taps {
@@ -170,8 +170,10 @@ unsafe fn finish<W, const ROWS: usize>(args: &PanelArgs<W>, acc: &[Panel; ROWS],
     unsafe {
         let [min, max] = map(args.clamp, |bound| vdupq_n_f32(bound));
         for r in 0..ROWS {
-            if !args.last {
-                store(args.partial.add((m + r) * OC_PANEL), acc[r]);
+            if !args.sums.is_null() {
+                store(args.sums.add((m + r) * OC_PANEL), acc[r]);
+            }
+            if args.dst.is_null() {
                 continue;
             }
             for block in 0..OC_PANEL / C_BLOCK {
@@ -179,6 +181,11 @@ unsafe fn finish<W, const ROWS: usize>(args: &PanelArgs<W>, acc: &[Panel; ROWS],
                     continue;
                 }
                 let mut v = [acc[r][2 * block], acc[r][2 * block + 1]];
+                if !args.addend.is_null() {
+                    let at = (m + r) * OC_PANEL + block * C_BLOCK;
+                    let addend: [_; 2] = load(args.addend.add(at));
+                    v = [vaddq_f32(v[0], addend[0]), vaddq_f32(v[1], addend[1])];
+                }
                 if !args.residual.is_null() {
                     let at = *args.res_pixels.add(m + r) as usize + block * args.res_block_stride;
                     let residual: [_; 2] = load(args.residual.add(at));

@@ -43,8 +43,8 @@ impl Weight for f16 {
 /// As [`Kernel::run_raw`].
 unsafe fn panel<W: Weight>(args: &PanelArgs<W>) {
     let [sixes, fives, fours, rest] = row_tiles(args.nb_pixels);
-    // Both halves of a carried sum are needed; of a stored panel only what the tensor has.
-    let nb_halves = if args.last { args.nb_blocks } else { 2 };
+    // Both halves of a sum that is kept are needed; of a stored panel only what the tensor has.
+    let nb_halves = if args.sums.is_null() { args.nb_blocks } else { 2 };
     for half in 0..nb_halves {
         let mut m = 0;
         // SAFETY: the tiles partition `0..nb_pixels`.
@@ -82,10 +82,10 @@ unsafe fn tile<W: Weight, const ROWS: usize>(args: &PanelArgs<W>, m: usize, half
     unsafe {
         let rows: [*const f32; ROWS] =
             from_fn(|r| args.src.add(*args.src_pixels.add(m + r) as usize));
-        let mut acc: [f32x8; ROWS] = if args.first {
+        let mut acc: [f32x8; ROWS] = if args.start.is_null() {
             [load(args.bias.add(column)); ROWS]
         } else {
-            from_fn(|r| load(args.partial.add((m + r) * OC_PANEL + column)))
+            from_fn(|r| load(args.start.add((m + r) * OC_PANEL + column)))
         };
         let mut weights = args.weights.add(column);
         for t in 0..args.nb_taps {
@@ -99,11 +99,17 @@ unsafe fn tile<W: Weight, const ROWS: usize>(args: &PanelArgs<W>, m: usize, half
             }
         }
         for r in 0..ROWS {
-            if !args.last {
-                store(args.partial.add((m + r) * OC_PANEL + column), acc[r]);
+            let at = (m + r) * OC_PANEL + column;
+            if !args.sums.is_null() {
+                store(args.sums.add(at), acc[r]);
+            }
+            if args.dst.is_null() || half >= args.nb_blocks {
                 continue;
             }
             let mut v = acc[r];
+            if !args.addend.is_null() {
+                v += load(args.addend.add(at));
+            }
             if !args.residual.is_null() {
                 let offset = *args.res_pixels.add(m + r) as usize + half * args.res_block_stride;
                 v += load(args.residual.add(offset));

@@ -31,7 +31,7 @@ pub(crate) struct ExecutionArgs {
     pub(crate) threads: Option<usize>,
 
     /// Which rounding errors may be traded for time: `strict` is direct convolution alone, `fast` also
-    /// uses Winograd up to F(4x4), `relaxed` also F(6x6)
+    /// uses Strassen and Winograd up to F(4x4), `relaxed` also F(6x6)
     #[arg(long, value_name = "CLASS", default_value_t)]
     pub(crate) numerics: Numerics,
 }
