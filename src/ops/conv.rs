@@ -12,6 +12,7 @@
 //! Sums over k run in one order, whatever MC, KC and the division over threads are.
 
 use std::ops::{Deref, Range};
+use std::ptr::{null, null_mut};
 use std::sync::Arc;
 
 use half::f16;
@@ -261,12 +262,11 @@ impl WeightType for f16 {
     }
 }
 
-/// One product of a sum: a convolution's source, window and weights.
-pub(crate) struct Segment<W: WeightType> {
+/// One product of a sum: a convolution's source and window, and how its weights lie.
+pub(crate) struct Segment {
     pub(crate) geometry: ConvGeometry,
     pub(crate) window: WindowAttrs,
     pub(crate) layout: LayoutTag,
-    pub(crate) weights: W::Weights,
     pub(crate) src: Act,
     /// The table of `src` for this window.
     pub(crate) src_pixels: PixelTable,
@@ -274,11 +274,10 @@ pub(crate) struct Segment<W: WeightType> {
 
 /// Everything that places a convolution, or a sum of convolutions of equal output: a bottleneck's
 /// last one and its downsample branch, whose result then never exists in memory.
-pub(crate) struct ConvSpec<W: WeightType> {
-    pub(crate) kernel: Kernel<W>,
+pub(crate) struct ConvSpec {
     pub(crate) clamp: Clamp,
     /// In the order of summation; at least one.
-    pub(crate) segments: Vec<Segment<W>>,
+    pub(crate) segments: Vec<Segment>,
     /// One per output channel.
     pub(crate) bias: Vec<f32>,
     pub(crate) residual: Option<Act>,
@@ -289,6 +288,13 @@ pub(crate) struct ConvSpec<W: WeightType> {
     pub(crate) members: usize,
     /// How members divide the work; by [`Split::choose`] where absent.
     pub(crate) division: Option<Division>,
+}
+
+impl ConvSpec {
+    /// Whether weights of these lengths are those of the segments.
+    pub(super) fn fits(&self, lengths: impl Iterator<Item = usize>) -> bool {
+        lengths.eq(self.segments.iter().map(|s| s.geometry.packed_len(s.layout)))
+    }
 }
 
 /// A block's pixels of a source, side by side in scratch memory: `[plane][pixel][8]`.
@@ -309,7 +315,15 @@ struct Chunk {
 
 /// A planned convolution.
 pub(crate) struct ConvStep<W: WeightType> {
-    spec: ConvSpec<W>,
+    kernel: Kernel<W>,
+    /// Of each segment.
+    weights: Vec<W::Weights>,
+    plan: ConvPlan,
+}
+
+/// What is planned whatever the type of weights.
+struct ConvPlan {
+    spec: ConvSpec,
     /// Of each segment, where it is gathered.
     gathered: Vec<Option<Gathered>>,
     /// One table of taps per segment.
@@ -324,7 +338,7 @@ pub(crate) struct ConvStep<W: WeightType> {
     scratch_len: usize,
 }
 
-impl<W: WeightType> Segment<W> {
+impl Segment {
     /// Whether pixels are gathered: 1x1 windows of a stride use half of each cache line, or less, and all panels
     /// would read those lines again.
     pub(super) fn is_gathered(&self) -> bool {
@@ -386,7 +400,6 @@ impl<W: WeightType> Segment<W> {
         let (geometry, src) = (&self.geometry, &self.src);
         assert_eq!(self.src_pixels.len(), nb_pixels);
         assert_eq!((src.shape.c, dst.shape.c), (geometry.ic(), geometry.oc()));
-        assert_eq!(self.weights.len(), geometry.packed_len(self.layout));
         let interleaved = match self.layout {
             LayoutTag::OIhw8i16o => false,
             LayoutTag::Ohwi16o => true,
@@ -403,12 +416,12 @@ impl<W: WeightType> Segment<W> {
     }
 }
 
-impl<W: WeightType> ConvStep<W> {
+impl ConvPlan {
     /// Checks the tables against each other and chooses blocks and division.
     ///
     /// # Panics
     /// If an operand's description does not fit the others: a defect of the plan.
-    pub(crate) fn new(spec: ConvSpec<W>) -> Self {
+    fn new(spec: ConvSpec, weight_bytes: u64) -> Self {
         let dst = &spec.dst;
         let nb_pixels = spec.dst_pixels.len();
         assert_eq!((dst.layout, spec.bias.len()), (Layout::Blocked, dst.shape.c));
@@ -421,7 +434,6 @@ impl<W: WeightType> ConvStep<W> {
         let nb_panels = dst.shape.c.div_ceil(OC_PANEL);
         let mut bias = AlignedBuf::zeroed(nb_panels * OC_PANEL);
         bias[..spec.bias.len()].copy_from_slice(&spec.bias);
-        let weight_bytes = spec.segments.iter().map(|s| size_of_val(&*s.weights) as u64).sum();
         let src_bytes: u64 = spec.segments.iter().map(|s| s.src.bytes()).sum();
         let work = Work::f32(nb_pixels, nb_panels, weight_bytes, src_bytes);
         let split = match spec.division {
@@ -449,34 +461,76 @@ impl<W: WeightType> ConvStep<W> {
                 let (start, plane_stride) = (scratch_len, longest * C_BLOCK);
                 scratch_len += segment.src.nb_planes() * plane_stride;
                 // A tap is a plane.
-                *taps = (0..taps.len()).map(|tap| (tap * plane_stride) as u32).collect();
-                let pixels = (0..longest).map(|pixel| (pixel * C_BLOCK) as u32).collect();
+                *taps = offsets(taps.len(), plane_stride);
+                let pixels = offsets(longest, C_BLOCK);
                 Gathered { start, plane_stride, pixels }
             }));
         }
         Self { gathered, taps, chunks, bias, split, block, scratch_len, spec }
     }
+}
+
+/// `n` offsets, `stride` apart.
+pub(super) fn offsets(n: usize, stride: usize) -> Vec<u32> {
+    (0..n).map(|i| (i * stride) as u32).collect()
+}
+
+impl<W: WeightType> ConvStep<W> {
+    /// A step of planned blocks and division; `weights` are those of each segment.
+    ///
+    /// # Panics
+    /// If an operand's description does not fit the others: a defect of the plan.
+    pub(crate) fn new(kernel: Kernel<W>, spec: ConvSpec, weights: Vec<W::Weights>) -> Self {
+        assert!(spec.fits(weights.iter().map(|w| w.len())));
+        let weight_bytes = weights.iter().map(|w| size_of_val(&**w) as u64).sum();
+        Self { kernel, weights, plan: ConvPlan::new(spec, weight_bytes) }
+    }
 
     /// How the work is divided.
     pub(crate) fn split(&self) -> Split {
-        self.split
+        self.plan.split
     }
 
     /// The weights of one chunk of a panel.
     fn weights(&self, chunk: &Chunk, panel: usize) -> &[W] {
-        let segment = &self.spec.segments[chunk.segment];
+        let segment = &self.plan.spec.segments[chunk.segment];
         let panel_len = segment.geometry.panel_len(segment.layout);
         let per_tap = segment.tap_len() * OC_PANEL;
-        &segment.weights[panel * panel_len..][chunk.taps.start * per_tap..chunk.taps.end * per_tap]
+        &self.weights[chunk.segment][panel * panel_len..]
+            [chunk.taps.start * per_tap..chunk.taps.end * per_tap]
     }
 }
 
 impl<W: WeightType> Step for ConvStep<W> {
     fn scratch_len(&self) -> usize {
-        self.scratch_len
+        self.plan.scratch_len
     }
 
     unsafe fn run(&self, worker: &Worker<'_>) {
+        let nb_panels = self.plan.bias.len() / OC_PANEL;
+        let chunks = &self.plan.chunks;
+        let multiply = |panel: usize, chunk: usize, args: PanelArgs<()>| {
+            let weights = self.weights(&chunks[chunk], panel);
+            let next = match chunks.get(chunk + 1) {
+                Some(next) => self.weights(next, panel).as_ptr(),
+                None if panel + 1 < nb_panels => self.weights(&chunks[0], panel + 1).as_ptr(),
+                None => weights.as_ptr_range().end,
+            };
+            // SAFETY: the plan took the kernel from the registry for an available tier, and these are the weights of
+            // the taps in `args`, for whose rest `ConvPlan::run` vouches.
+            unsafe { self.kernel.run_raw(&args.with_weights(weights.as_ptr(), next)) };
+        };
+        // SAFETY: the caller's.
+        unsafe { self.plan.run(worker, &multiply) }
+    }
+}
+
+impl ConvPlan {
+    /// Walks this member's share; `multiply` gets each panel, the place of the chunk and all else that a kernel needs.
+    ///
+    /// # Safety
+    /// As [`Step::run`].
+    unsafe fn run(&self, worker: &Worker<'_>, multiply: &dyn Fn(usize, usize, PanelArgs<()>)) {
         let spec = &self.spec;
         let dst = &spec.dst;
         // SAFETY: this step writes `dst`, and its frame only here.
@@ -511,15 +565,11 @@ impl<W: WeightType> Step for ConvStep<W> {
                         }
                         None => (worker.arena(src.base + first_block * src.plane_stride()), pixels),
                     };
-                    let weights = self.weights(chunk, panel);
-                    let next = match self.chunks.get(i + 1) {
-                        Some(next) => self.weights(next, panel).as_ptr(),
-                        None if panel + 1 < nb_panels => {
-                            self.weights(&self.chunks[0], panel + 1).as_ptr()
-                        }
-                        None => weights.as_ptr_range().end,
-                    };
                     let taps = &self.taps[chunk.segment][chunk.taps.clone()];
+                    // - Tables were made for these activations (`window_table`, `tap_table`), whose
+                    //   lengths the arena holds; slices here have the lengths the kernel reads.
+                    // - Members have disjoint pixels x panels of `dst`; sources and `residual` are
+                    //   other activations, not written in this step.
                     let args = PanelArgs {
                         src: first,
                         src_pixels: pixels.as_ptr(),
@@ -527,35 +577,28 @@ impl<W: WeightType> Step for ConvStep<W> {
                         taps: taps.as_ptr(),
                         nb_taps: taps.len(),
                         tap_len: segment.tap_len(),
-                        weights: weights.as_ptr(),
-                        next_weights: next,
+                        weights: null(),
+                        next_weights: null(),
                         bias: self.bias[panel * OC_PANEL..][..OC_PANEL].as_ptr(),
                         dst: if last {
                             worker.arena(dst.base + 2 * panel * dst.plane_stride())
                         } else {
-                            std::ptr::null_mut()
+                            null_mut()
                         },
                         dst_pixels: spec.dst_pixels[block.clone()].as_ptr(),
                         dst_block_stride: dst.plane_stride(),
                         nb_blocks,
-                        residual: residual.map_or(std::ptr::null(), |(res, _)| {
+                        residual: residual.map_or(null(), |(res, _)| {
                             worker.arena(res.base + 2 * panel * res.plane_stride())
                         }),
-                        res_pixels: residual
-                            .map_or(std::ptr::null(), |(_, t)| t[block.clone()].as_ptr()),
+                        res_pixels: residual.map_or(null(), |(_, t)| t[block.clone()].as_ptr()),
                         res_block_stride: residual.map_or(0, |(res, _)| res.plane_stride()),
                         clamp: [spec.clamp.min, spec.clamp.max],
-                        start: if i == 0 { std::ptr::null() } else { scratch },
-                        sums: if last { std::ptr::null_mut() } else { scratch },
-                        addend: std::ptr::null(),
+                        start: if i == 0 { null() } else { scratch },
+                        sums: if last { null_mut() } else { scratch },
+                        addend: null(),
                     };
-                    // SAFETY:
-                    // - The plan took the kernel from the registry for an available tier.
-                    // - Tables were made for these activations (`window_table`, `tap_table`), whose
-                    //   lengths the arena holds; slices above have the lengths the kernel reads.
-                    // - Members have disjoint pixels x panels of `dst`; sources and `residual` are
-                    //   other activations, not written in this step.
-                    unsafe { spec.kernel.run_raw(&args) };
+                    multiply(panel, i, args);
                 }
             }
         }

@@ -20,12 +20,15 @@ use std::ops::{Range, RangeInclusive};
 use std::ptr::{null, null_mut};
 
 use skipstone_kernels::layout::{C_BLOCK, OC_PANEL};
-use skipstone_kernels::sconv::{MR, PanelArgs};
+use skipstone_kernels::sconv::{self, MR, PanelArgs};
 use skipstone_kernels::strassen::{Kernel, SourceArgs, WeightArgs};
 
-use super::conv::{ConvSpec, L1_BYTES, Segment, Split, WindowAttrs, Work, blocks, longest_block};
+use super::conv::{
+    ConvSpec, L1_BYTES, Segment, Split, WindowAttrs, Work, blocks, longest_block, offsets,
+};
 use super::{Act, Layout, Step, Worker, zero_frame};
 use crate::cpu;
+use crate::model::Weights;
 use crate::tensor::AlignedBuf;
 
 /// A product's left operand.
@@ -143,8 +146,11 @@ struct Operands {
 
 /// A planned convolution, or a sum of them.
 pub(crate) struct StrassenStep {
-    spec: ConvSpec<f32>,
-    kernel: Kernel,
+    spec: ConvSpec,
+    /// Of each segment.
+    weights: Vec<Weights>,
+    multiply: sconv::Kernel,
+    add: Kernel,
     operands: Vec<Operands>,
     chunks: Vec<Chunk>,
     /// Of each pair of panels: the even one's, and what the odd one's are more.
@@ -186,16 +192,20 @@ pub(crate) fn fits(src: &Act, dst: &Act, window: &WindowAttrs, groups: usize) ->
 /// The first and the second pixel of each pair, of a table over images of `len` pixels.
 fn pairs(table: &[u32], len: usize) -> [Vec<u32>; 2] {
     let half = len.div_ceil(2);
-    let first = table.chunks(len).flat_map(|image| &image[..half]);
-    let second = table.chunks(len).flat_map(|image| {
-        let middle = if len.is_multiple_of(2) { None } else { Some(&image[half - 1]) };
-        image[half..].iter().chain(middle)
-    });
-    [first.copied().collect(), second.copied().collect()]
+    let mut pairs = [Vec::new(), Vec::new()];
+    for image in table.chunks(len) {
+        let (first, second) = image.split_at(half);
+        pairs[0].extend_from_slice(first);
+        pairs[1].extend_from_slice(second);
+        if second.len() < half {
+            pairs[1].push(image[half - 1]);
+        }
+    }
+    pairs
 }
 
 /// The taps of half of the channels, in equal chunks.
-fn chunks(segments: &[Segment<f32>]) -> Vec<Chunk> {
+fn chunks(segments: &[Segment]) -> Vec<Chunk> {
     let per_tap = C_BLOCK * OC_PANEL;
     let mut chunks = Vec::new();
     let mut sums = 0;
@@ -218,29 +228,32 @@ impl StrassenStep {
     ///
     /// # Panics
     /// If an operand's description does not fit the others: a defect of the plan.
-    pub(crate) fn new(spec: ConvSpec<f32>, kernel: Kernel) -> Self {
+    pub(crate) fn new(
+        (multiply, add): (sconv::Kernel, Kernel),
+        spec: ConvSpec,
+        weights: Vec<Weights>,
+    ) -> Self {
+        assert!(spec.fits(weights.iter().map(|w| w.len())));
         let dst = &spec.dst;
         let per_image = dst.shape.h * dst.shape.w;
         let nb_pixels = spec.dst_pixels.len();
-        assert_eq!((dst.layout, spec.bias.len()), (Layout::Blocked, dst.shape.c));
-        assert_eq!(nb_pixels, dst.batch * per_image);
+        assert!(dst.layout == Layout::Blocked && spec.bias.len() == dst.shape.c);
+        assert!(nb_pixels == dst.batch * per_image);
         if let (Some(res), Some(table)) = (&spec.residual, &spec.res_pixels) {
-            assert_eq!((res.shape, res.layout), (dst.shape, Layout::Blocked));
-            assert_eq!(table.len(), nb_pixels);
+            assert!(res.shape == dst.shape && res.layout == Layout::Blocked);
+            assert!(table.len() == nb_pixels);
         }
         let dst_pixels = pairs(&spec.dst_pixels, per_image);
         let res_pixels =
             spec.res_pixels.as_ref().map_or_else(Default::default, |t| pairs(t, per_image));
         let nb_pairs = dst_pixels[0].len();
         let mut bias = AlignedBuf::zeroed(spec.bias.len());
-        for (to, from) in bias.chunks_mut(2 * OC_PANEL).zip(spec.bias.chunks(2 * OC_PANEL)) {
-            let (even, odd) = from.split_at(OC_PANEL);
-            to[..OC_PANEL].copy_from_slice(even);
-            let differences = even.iter().zip(odd).map(|(even, odd)| odd - even);
-            to[OC_PANEL..].iter_mut().zip(differences).for_each(|(to, d)| *to = d);
+        for (i, (to, from)) in bias.iter_mut().zip(&spec.bias).enumerate() {
+            let is_odd = i / OC_PANEL % 2 == 1;
+            *to = if is_odd { from - spec.bias[i - OC_PANEL] } else { *from };
         }
 
-        let weight_bytes: u64 = spec.segments.iter().map(|s| size_of_val(&*s.weights) as u64).sum();
+        let weight_bytes: u64 = weights.iter().map(|w| size_of_val(&**w) as u64).sum();
         let src_bytes: u64 = spec.segments.iter().map(|s| s.src.bytes()).sum();
         let nb_panels = dst.shape.c / (2 * OC_PANEL);
         let work = Work::f32(nb_pairs, nb_panels, 2 * weight_bytes, src_bytes);
@@ -264,20 +277,18 @@ impl StrassenStep {
         for segment in &spec.segments {
             let Segment { geometry, src, window, .. } = segment;
             assert!(fits(src, dst, window, 1));
-            assert_eq!((src.shape.c, dst.shape.c), (geometry.ic(), geometry.oc()));
-            assert_eq!(segment.weights.len(), geometry.ic() * geometry.oc());
-            assert_eq!(segment.src_pixels.len(), nb_pixels);
+            assert!(src.shape.c == geometry.ic() && dst.shape.c == geometry.oc());
+            assert!(segment.src_pixels.len() == nb_pixels);
             let nb_taps = src.nb_planes() / 2;
             let gathered = segment.is_gathered();
             let len = nb_taps * longest * C_BLOCK;
-            let offsets = |stride: usize| (0..nb_taps).map(|tap| (tap * stride) as u32).collect();
             operands.push(Operands {
                 pixels: pairs(&segment.src_pixels, per_image),
-                taps: offsets(src.plane_stride()),
+                taps: offsets(nb_taps, src.plane_stride()),
                 start: scratch_len,
                 gathered,
                 len,
-                sum_taps: offsets(longest * C_BLOCK),
+                sum_taps: offsets(nb_taps, longest * C_BLOCK),
             });
             scratch_len += if gathered { 7 } else { 4 } * len;
         }
@@ -288,11 +299,13 @@ impl StrassenStep {
         let keeps_weights = several && most * weights_len * size_of::<f32>() <= KEPT_BYTES;
         scratch_len += if keeps_weights { most } else { 1 } * weights_len;
         Self {
-            kernel,
+            multiply,
+            add,
+            weights,
             operands,
             chunks,
             bias,
-            places: (0..longest).map(|pair| (pair * C_BLOCK) as u32).collect(),
+            places: offsets(longest, C_BLOCK),
             dst_pixels,
             res_pixels,
             split,
@@ -318,7 +331,9 @@ impl StrassenStep {
         let segment = &self.spec.segments[chunk.segment];
         let half_len = segment.geometry.ic() / 2 * OC_PANEL;
         let first = chunk.taps.start * C_BLOCK * OC_PANEL;
-        segment.weights.as_ptr().wrapping_add((4 * pair + HALVES[quarter]) * half_len + first)
+        self.weights[chunk.segment]
+            .as_ptr()
+            .wrapping_add((4 * pair + HALVES[quarter]) * half_len + first)
     }
 
     /// Adds quarters of a block of the sources.
@@ -344,7 +359,7 @@ impl StrassenStep {
                 // SAFETY: the plan took the kernel from the registry for an available tier; tables were made for
                 // this source (`window_table`), whose planes the arena holds, and nobody writes it in this step;
                 // scratch memory has a place for each operand of the longest block.
-                unsafe { self.kernel.add_source_raw(&args) };
+                unsafe { self.add.add_source_raw(&args) };
             }
         }
     }
@@ -363,7 +378,7 @@ impl StrassenStep {
             };
             // SAFETY: the kernel's tier is available; `new` found the weights to be as many
             // as their geometry says, of which a quarter is within a panel; `sums` has a place for them.
-            unsafe { self.kernel.add_weights_raw(&args) };
+            unsafe { self.add.add_weights_raw(&args) };
         }
     }
 
@@ -371,7 +386,7 @@ impl StrassenStep {
     ///
     /// # Safety
     /// As [`Step::run`]; `scratch` is this member's, with the sums of both; the member has this part of `dst`.
-    unsafe fn multiply(
+    unsafe fn multiply_block(
         &self,
         worker: &Worker<'_>,
         block: Range<usize>,
@@ -462,7 +477,7 @@ impl StrassenStep {
                 // - Members have disjoint pairs x panels of `dst`. Where a pair is one pixel, its member writes the
                 //   second result over the first. Sources and `residual` are other activations, not written in
                 //   this step.
-                unsafe { spec.kernel.run_raw(&args) };
+                unsafe { self.multiply.run_raw(&args) };
             }
         }
     }
@@ -496,7 +511,7 @@ impl Step for StrassenStep {
                     if i == 0 || !self.keeps_weights {
                         self.add_weights(pair, sums);
                     }
-                    self.multiply(worker, block.clone(), (pair, next), (scratch, sums));
+                    self.multiply_block(worker, block.clone(), (pair, next), (scratch, sums));
                 }
             }
         }

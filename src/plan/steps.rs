@@ -517,9 +517,9 @@ impl<'a> Builder<'a> {
         };
         let halves: Option<Vec<_>> = products.iter().map(halves).collect();
         if let Some(halves) = halves.filter(|_| !chosen.arrangement.widened) {
-            let spec = self.conv_spec(self.hconv, products, halves, clamp, operands, chosen);
-            let (kernel, step) = (spec.kernel.name, ConvStep::new(spec));
-            let names = [kernel, step.split().name()];
+            let spec = self.conv_spec(products, clamp, operands, chosen);
+            let step = ConvStep::new(self.hconv, spec, halves);
+            let names = [self.hconv.name, step.split().name()];
             return (Box::new(step), names);
         }
         let weights = products.iter().map(|product| {
@@ -530,29 +530,27 @@ impl<'a> Builder<'a> {
             weights
         });
         let weights = weights.collect();
-        let spec = self.conv_spec(self.sconv, products, weights, clamp, operands, chosen);
-        let kernel = spec.kernel.name;
+        let spec = self.conv_spec(products, clamp, operands, chosen);
+        let kernel = self.sconv;
         if chosen.algorithm == Algorithm::Strassen {
-            let step = StrassenStep::new(spec, registry::strassen(self.isa));
-            let names = [kernel, step.split().name()];
+            let step = StrassenStep::new((kernel, registry::strassen(self.isa)), spec, weights);
+            let names = [kernel.name, step.split().name()];
             return (Box::new(step), names);
         }
-        let step = ConvStep::new(spec);
-        let names = [kernel, step.split().name()];
+        let step = ConvStep::new(kernel, spec, weights);
+        let names = [kernel.name, step.split().name()];
         (Box::new(step), names)
     }
 
-    fn conv_spec<W: WeightType>(
+    fn conv_spec(
         &mut self,
-        kernel: sconv::Kernel<W>,
         products: &[Product],
-        weights: Vec<W::Weights>,
         clamp: Clamp,
         (residual, dst): (Option<Act>, Act),
         chosen: &select::Choice,
-    ) -> ConvSpec<W> {
+    ) -> ConvSpec {
         let mut bias = vec![0.0; dst.shape.c];
-        let segments = products.iter().zip(weights).map(|(product, weights)| {
+        let segments = products.iter().map(|product| {
             let Product { window, src, .. } = *product;
             if let Some(id) = product.bias {
                 bias.iter_mut().zip(&*self.model.row_major(id)).for_each(|(sum, b)| *sum += b);
@@ -562,14 +560,12 @@ impl<'a> Builder<'a> {
                 geometry: *geometry.expect("weights have a geometry"),
                 window,
                 layout: weight_layout(src.layout),
-                weights,
                 src,
                 src_pixels: self.table(&src, window, dst.shape),
             }
         });
         let segments = segments.collect();
         ConvSpec {
-            kernel,
             clamp,
             segments,
             bias,

@@ -66,15 +66,13 @@ unsafe fn panel<W: Weight>(args: &PanelArgs<W>) {
     // SAFETY: the contract is the caller's.
     unsafe {
         match (args.tap_len == C_BLOCK, W::UNROLLED, args.nb_pixels) {
-            // Rows of an image's windows: rarely few.
-            (false, _, _) => pixels::<W, 0, 1>(args),
             // One pass over the weights, at the speed of memory: the hardware's own prefetch is best.
             (true, true, 0..MR) => pixels::<W, C_BLOCK, 0>(args),
+            (_, _, 0..MR) => pixels::<W, 0, 0>(args),
             (true, true, MR..FEW_PIXELS) => pixels::<W, C_BLOCK, 2>(args),
             (true, true, _) => pixels::<W, C_BLOCK, 1>(args),
-            (true, false, 0..MR) => pixels::<W, 0, 0>(args),
-            (true, false, MR..FEW_PIXELS) => pixels::<W, 0, 2>(args),
-            (true, false, _) => pixels::<W, 0, 1>(args),
+            // Rows of an image's windows are rarely few, and a tap of half weights has few lines.
+            _ => pixels::<W, 0, 1>(args),
         }
     }
 }
@@ -100,7 +98,8 @@ unsafe fn pixels<W: Weight, const TAP: usize, const FETCH: usize>(args: &PanelAr
     };
     // SAFETY: the tiles partition `0..nb_pixels`.
     unsafe {
-        for _ in 0..sixes {
+        // Fewer pixels than a tile are not prefetched for.
+        for _ in 0..if FETCH > 0 { sixes } else { 0 } {
             tile::<W, 6, TAP, FETCH>(args, m, &mut next);
             m += 6;
         }
@@ -114,8 +113,9 @@ unsafe fn pixels<W: Weight, const TAP: usize, const FETCH: usize>(args: &PanelAr
         }
         match rest {
             3 => tile::<W, 3, TAP, FETCH>(args, m, &mut next),
-            2 => tile::<W, 2, TAP, FETCH>(args, m, &mut next),
-            1 => tile::<W, 1, TAP, FETCH>(args, m, &mut next),
+            // 7 pixels are 4 and 3.
+            2 if FETCH == 0 => tile::<W, 2, TAP, FETCH>(args, m, &mut next),
+            1 if FETCH == 0 => tile::<W, 1, TAP, FETCH>(args, m, &mut next),
             _ => {}
         }
     }

@@ -85,6 +85,34 @@ pub struct PanelArgs<W = f32> {
     pub addend: *const f32,
 }
 
+impl PanelArgs<()> {
+    /// The same with weights.
+    pub fn with_weights<W>(self, weights: *const W, next_weights: *const W) -> PanelArgs<W> {
+        PanelArgs {
+            src: self.src,
+            src_pixels: self.src_pixels,
+            nb_pixels: self.nb_pixels,
+            taps: self.taps,
+            nb_taps: self.nb_taps,
+            tap_len: self.tap_len,
+            weights,
+            next_weights,
+            bias: self.bias,
+            dst: self.dst,
+            dst_pixels: self.dst_pixels,
+            dst_block_stride: self.dst_block_stride,
+            nb_blocks: self.nb_blocks,
+            residual: self.residual,
+            res_pixels: self.res_pixels,
+            res_block_stride: self.res_block_stride,
+            clamp: self.clamp,
+            start: self.start,
+            sums: self.sums,
+            addend: self.addend,
+        }
+    }
+}
+
 /// A micro-kernel for weights of type `W`, f32 or [`half::f16`], and what is known of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel<W = f32> {

@@ -98,15 +98,27 @@ unsafe fn tile<W: Weight, const ROWS: usize>(args: &PanelArgs<W>, m: usize, half
                 weights = weights.add(OC_PANEL);
             }
         }
-        for r in 0..ROWS {
-            let at = (m + r) * OC_PANEL + column;
+        finish(args, &acc, m, half);
+    }
+}
+
+/// What becomes of a tile's sums.
+///
+/// # Safety
+/// As [`tile`], of as many rows as `acc` has.
+#[inline(never)]
+unsafe fn finish<W>(args: &PanelArgs<W>, acc: &[f32x8], m: usize, half: usize) {
+    // SAFETY: every offset is one the contract of `Kernel::run_raw` covers.
+    unsafe {
+        for (r, sum) in acc.iter().enumerate() {
+            let at = (m + r) * OC_PANEL + half * C_BLOCK;
             if !args.sums.is_null() {
-                store(args.sums.add(at), acc[r]);
+                store(args.sums.add(at), *sum);
             }
             if args.dst.is_null() || half >= args.nb_blocks {
                 continue;
             }
-            let mut v = acc[r];
+            let mut v = *sum;
             if !args.addend.is_null() {
                 v += load(args.addend.add(at));
             }
