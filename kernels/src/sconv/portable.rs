@@ -135,7 +135,7 @@ unsafe fn finish<W>(args: &PanelArgs<W>, acc: &[f32x8], m: usize, half: usize) {
 /// # Safety
 /// 8 elements at `p` are readable.
 #[inline(always)]
-unsafe fn load(p: *const f32) -> f32x8 {
+pub(crate) unsafe fn load(p: *const f32) -> f32x8 {
     // SAFETY: the caller's; an array of f32 has its alignment.
     f32x8::from(unsafe { p.cast::<[f32; 8]>().read() })
 }
@@ -143,7 +143,7 @@ unsafe fn load(p: *const f32) -> f32x8 {
 /// # Safety
 /// 8 elements at `p` are writable.
 #[inline(always)]
-unsafe fn store(p: *mut f32, v: f32x8) {
+pub(crate) unsafe fn store(p: *mut f32, v: f32x8) {
     // SAFETY: the caller's; an array of f32 has its alignment.
     unsafe { p.cast::<[f32; 8]>().write(v.to_array()) }
 }

@@ -1,11 +1,10 @@
 //! `strassen` for any CPU, on `wide`'s vectors.
 
-use wide::f32x8;
-
 use super::{Kernel, SourceArgs, WeightArgs};
 use crate::arrays::map;
 use crate::isa::Isa;
 use crate::layout::C_BLOCK;
+use crate::sconv::portable::{load, store};
 
 /// The registry entry.
 pub const KERNEL: Kernel =
@@ -52,20 +51,4 @@ unsafe fn add_weights(args: &WeightArgs) {
             }
         }
     }
-}
-
-/// # Safety
-/// 8 elements at `p` are readable.
-#[inline(always)]
-unsafe fn load(p: *const f32) -> f32x8 {
-    // SAFETY: the caller's; an array of f32 has its alignment.
-    f32x8::from(unsafe { p.cast::<[f32; 8]>().read() })
-}
-
-/// # Safety
-/// 8 elements at `p` are writable.
-#[inline(always)]
-unsafe fn store(p: *mut f32, v: f32x8) {
-    // SAFETY: the caller's; an array of f32 has its alignment.
-    unsafe { p.cast::<[f32; 8]>().write(v.to_array()) }
 }
