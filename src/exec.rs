@@ -12,7 +12,7 @@ use crate::ops::Worker;
 use crate::ops::input::Inputs;
 use crate::plan::{self, Algorithm, Numerics, Plan, PlanSummary};
 use crate::tensor::AlignedBuf;
-use crate::threads::Runtime;
+use crate::threads::{Queue, Runtime};
 use crate::tune::Tables;
 
 /// Settings of an [`Executor`].
@@ -61,6 +61,8 @@ pub(crate) struct Memory {
     arena: AlignedBuf,
     /// Of all members, one after the other.
     scratch: AlignedBuf,
+    /// Of all members, for every other step: while members take from those of one, they fill those of the next.
+    queues: [Vec<Queue>; 2],
 }
 
 impl fmt::Debug for Executor {
@@ -104,6 +106,7 @@ impl Memory {
         Ok(Self {
             arena: zeroed("activations", arena_len)?,
             scratch: zeroed("scratch memory", scratch_len * runtime.report().threads)?,
+            queues: [0, 1].map(|_| (0..runtime.report().threads).map(|_| Queue::new()).collect()),
         })
     }
 
@@ -123,11 +126,17 @@ impl Memory {
         let arena = Shared(self.arena.as_mut_ptr());
         let scratch = Shared(self.scratch.as_mut_ptr());
         let times = (!times_ns.is_empty()).then_some(Shared(times_ns.as_mut_ptr()));
+        let queues = &self.queues;
+        let fill = |i: usize, member: usize| {
+            let units = plan.steps.get(i).map_or(0, |step| step.units(member));
+            queues[i % 2][member].fill(units);
+        };
+        (0..count).for_each(|member| fill(0, member));
         runtime.fork(&|member| {
             let _flush = FlushDenormals::set();
             // SAFETY: the arena is valid for its length while `fork` runs, `self` is borrowed
             // uniquely, and members have scratch of their own.
-            let worker = unsafe {
+            let mut worker = unsafe {
                 Worker::new(
                     (member, count),
                     (arena.at(0), plan.arena_len),
@@ -137,7 +146,9 @@ impl Memory {
             };
             let times = times.filter(|_| member == 0);
             let mut start = times.map(|_| Instant::now());
-            for (step, entry) in plan.steps.iter().zip(&plan.entries) {
+            for (i, (step, entry)) in plan.steps.iter().zip(&plan.entries).enumerate() {
+                worker.queues = &queues[i % 2];
+                fill(i + 1, member);
                 // SAFETY: the arena and scratch are as long as the plan asked; every member runs
                 // every step in order, with a barrier in between.
                 unsafe { step.run(&worker) };

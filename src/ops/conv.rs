@@ -21,6 +21,7 @@ use skipstone_kernels::pack::ConvGeometry;
 use skipstone_kernels::sconv::{Kernel, MR, PanelArgs};
 use skipstone_kernels::winograd;
 
+use super::division::{Division, Shares, Split, Unit, Work};
 use super::{Act, Layout, Step, Worker, zero_frame};
 use crate::graph::{Clamp, Pad, Shape};
 use crate::model::{HalfWeights, Weights};
@@ -109,102 +110,6 @@ pub(super) fn tap_table(act: &Act, window: &WindowAttrs, ic_blocks: usize) -> Ve
     }
 }
 
-/// What members have shares of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Division {
-    /// Pixels: every member reads all weights.
-    Pixels,
-    /// Output channels: every member reads all of the source.
-    Channels,
-}
-
-/// How a step divides its work over the team: `pixels * channels` members.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Split {
-    pub(crate) pixels: usize,
-    pub(crate) channels: usize,
-}
-
-/// Multiply-accumulates in f32 that take as long as moving a byte, roughly.
-const MACS_PER_BYTE: f64 = 8.0;
-
-/// What a step has to divide.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Work {
-    pub(crate) pixels: usize,
-    /// Pixels of a register tile.
-    pub(crate) tile: usize,
-    /// Panels of output channels.
-    pub(crate) panels: usize,
-    /// Bytes of all weights and of the source.
-    pub(crate) weights: u64,
-    pub(crate) src: u64,
-    /// The time that all arithmetic takes, as the bytes that are moved in it.
-    pub(crate) arithmetic: f64,
-}
-
-impl Work {
-    /// The work of a convolution in f32.
-    pub(crate) fn f32(pixels: usize, panels: usize, weights: u64, src: u64) -> Self {
-        let macs = weights as f64 / size_of::<f32>() as f64 * pixels as f64;
-        Self { pixels, tile: MR, panels, weights, src, arithmetic: macs / MACS_PER_BYTE }
-    }
-}
-
-impl Split {
-    /// The division of one kind.
-    pub(super) fn by(division: Division, members: usize) -> Self {
-        match division {
-            Division::Pixels => Self { pixels: members, channels: 1 },
-            Division::Channels => Self { pixels: 1, channels: members },
-        }
-    }
-
-    /// Chooses the division that moves the fewest bytes: dividing pixels makes every member read all
-    /// weights, dividing channels makes every member read all of the source. Unequal shares count
-    /// as the time they waste.
-    pub(crate) fn choose(members: usize, work: &Work) -> Self {
-        let cost = |s: &Self| {
-            let bytes = work.weights * s.pixels as u64 + work.src * s.channels as u64;
-            // The longest share, relative to an equal one.
-            let waste =
-                |units: usize, parts: usize| (units.div_ceil(parts) * parts) as f64 / units as f64;
-            let imbalance =
-                waste(work.pixels.div_ceil(work.tile), s.pixels) * waste(work.panels, s.channels);
-            work.arithmetic * imbalance + bytes as f64
-        };
-        let divisors = (1..=members).filter(|p| members.is_multiple_of(*p));
-        let splits = divisors.map(|p| Self { pixels: p, channels: members / p });
-        splits.min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or(Self { pixels: 1, channels: 1 })
-    }
-
-    /// Name in plan dumps.
-    pub(crate) fn name(self) -> &'static str {
-        match (self.pixels, self.channels) {
-            (1, 1) => "none",
-            (_, 1) => "pixels",
-            (1, _) => "channels",
-            _ => "grid",
-        }
-    }
-
-    /// A member's pixels (in whole tiles of `tile`) and panels.
-    pub(crate) fn part(
-        self,
-        member: usize,
-        (pixels, tile): (usize, usize),
-        panels: usize,
-    ) -> (Range<usize>, Range<usize>) {
-        if member >= self.pixels * self.channels {
-            return (0..0, 0..0);
-        }
-        let share = crate::threads::share;
-        let tiles = share(pixels.div_ceil(tile), member / self.channels, self.pixels);
-        let panels = share(panels, member % self.channels, self.channels);
-        (tiles.start * tile..(tiles.end * tile).min(pixels), panels)
-    }
-}
-
 /// Bytes of source that a block of pixels may keep in L2, and of weights that a chunk of taps may
 /// keep in L1, with room for the rest: half of the smallest caches among target CPUs (512 KiB and
 /// 32 KiB).
@@ -212,25 +117,7 @@ pub(super) const L2_BYTES: usize = 256 << 10;
 pub(super) const L1_BYTES: usize = 16 << 10;
 
 /// Fewest pixels of a block: enough to use weights on as they pass.
-const MIN_BLOCK: usize = 8 * MR;
-
-/// Divides pixels into equal blocks of about `block`, in whole register tiles: a short last one would read all
-/// weights for little.
-pub(super) fn blocks(pixels: Range<usize>, block: usize) -> impl Iterator<Item = Range<usize>> {
-    let tiles = pixels.len().div_ceil(MR);
-    let per_block = (block / MR).max(1);
-    let nb_blocks = ((tiles + per_block / 2) / per_block).max(1);
-    (0..nb_blocks).map(move |i| {
-        let part = crate::threads::share(tiles, i, nb_blocks);
-        let end = (pixels.start + part.end * MR).min(pixels.end);
-        (pixels.start + part.start * MR).min(end)..end
-    })
-}
-
-/// Pixels of the longest of the [`blocks`] of all parts.
-pub(super) fn longest_block(parts: impl Iterator<Item = Range<usize>>, block: usize) -> usize {
-    parts.flat_map(|pixels| blocks(pixels, block)).map(|block| block.len()).max().unwrap_or(0)
-}
+pub(super) const MIN_BLOCK: usize = 8 * MR;
 
 /// An element type of weights for arithmetic in f32.
 pub(crate) trait WeightType: Copy + Send + Sync + 'static {
@@ -332,8 +219,7 @@ struct ConvPlan {
     /// One bias per output channel of all panels.
     bias: AlignedBuf,
     split: Split,
-    /// About how many pixels a block has; see [`blocks`].
-    block: usize,
+    shares: Shares,
     /// Elements for the sums of a block, where they are carried from chunk to chunk, and for what is gathered.
     scratch_len: usize,
 }
@@ -452,8 +338,8 @@ impl ConvPlan {
             let starts = (0..taps.len()).step_by(kc);
             chunks.extend(starts.map(|t| Chunk { segment, taps: t..(t + kc).min(taps.len()) }));
         }
-        let parts = (0..spec.members).map(|m| split.part(m, (nb_pixels, MR), nb_panels).0);
-        let longest = longest_block(parts, block);
+        let shares = Shares::new(split, (nb_pixels, MR), nb_panels, block);
+        let longest = shares.longest_block();
         let mut scratch_len = if chunks.len() > 1 { longest * OC_PANEL } else { 0 };
         let mut gathered = Vec::new();
         for (segment, taps) in spec.segments.iter().zip(&mut taps) {
@@ -466,7 +352,7 @@ impl ConvPlan {
                 Gathered { start, plane_stride, pixels }
             }));
         }
-        Self { gathered, taps, chunks, bias, split, block, scratch_len, spec }
+        Self { gathered, taps, chunks, bias, split, shares, scratch_len, spec }
     }
 }
 
@@ -506,6 +392,10 @@ impl<W: WeightType> Step for ConvStep<W> {
         self.plan.scratch_len
     }
 
+    fn units(&self, member: usize) -> usize {
+        self.plan.shares.units(member)
+    }
+
     unsafe fn run(&self, worker: &Worker<'_>) {
         let nb_panels = self.plan.bias.len() / OC_PANEL;
         let chunks = &self.plan.chunks;
@@ -535,71 +425,70 @@ impl ConvPlan {
         let dst = &spec.dst;
         // SAFETY: this step writes `dst`, and its frame only here.
         unsafe { zero_frame(worker, dst) };
-        let nb_panels = self.bias.len() / OC_PANEL;
-        let (pixels, panels) =
-            self.split.part(worker.member, (spec.dst_pixels.len(), MR), nb_panels);
         let scratch = worker.scratch(self.scratch_len);
         let residual = spec.residual.as_ref().zip(spec.res_pixels.as_ref());
-        for block in blocks(pixels, self.block) {
-            for (segment, gathered) in spec.segments.iter().zip(&self.gathered) {
-                if let Some(gathered) = gathered {
-                    // SAFETY: the caller's; scratch memory has a place for it, and no kernel runs.
-                    unsafe { segment.gather(worker, block.clone(), gathered, scratch) };
+        let mut gathered_block = None;
+        for Unit { block, panel, .. } in self.shares.turns(worker) {
+            if gathered_block != Some(block.start) {
+                gathered_block = Some(block.start);
+                for (segment, gathered) in spec.segments.iter().zip(&self.gathered) {
+                    if let Some(gathered) = gathered {
+                        // SAFETY: the caller's; scratch memory has a place for it, and no kernel runs.
+                        unsafe { segment.gather(worker, block.clone(), gathered, scratch) };
+                    }
                 }
             }
-            for panel in panels.clone() {
-                // Blocks of 8 channels that exist in the last panel.
-                let nb_blocks = (dst.nb_planes() - 2 * panel).min(2);
-                for (i, chunk) in self.chunks.iter().enumerate() {
-                    let last = i + 1 == self.chunks.len();
-                    let segment = &spec.segments[chunk.segment];
-                    let (src, pixels) = (&segment.src, &segment.src_pixels[block.clone()]);
-                    let first_block = match src.layout {
-                        Layout::Blocked => segment.geometry.panel_first_ic_block(panel),
-                        Layout::Interleaved => 0,
-                    };
-                    let (first, pixels) = match &self.gathered[chunk.segment] {
-                        Some(g) => {
-                            let first = g.start + first_block * g.plane_stride;
-                            (scratch.wrapping_add(first), &g.pixels[..block.len()])
-                        }
-                        None => (worker.arena(src.base + first_block * src.plane_stride()), pixels),
-                    };
-                    let taps = &self.taps[chunk.segment][chunk.taps.clone()];
-                    // - Tables were made for these activations (`window_table`, `tap_table`), whose
-                    //   lengths the arena holds; slices here have the lengths the kernel reads.
-                    // - Members have disjoint pixels x panels of `dst`; sources and `residual` are
-                    //   other activations, not written in this step.
-                    let args = PanelArgs {
-                        src: first,
-                        src_pixels: pixels.as_ptr(),
-                        nb_pixels: block.len(),
-                        taps: taps.as_ptr(),
-                        nb_taps: taps.len(),
-                        tap_len: segment.tap_len(),
-                        weights: null(),
-                        next_weights: null(),
-                        bias: self.bias[panel * OC_PANEL..][..OC_PANEL].as_ptr(),
-                        dst: if last {
-                            worker.arena(dst.base + 2 * panel * dst.plane_stride())
-                        } else {
-                            null_mut()
-                        },
-                        dst_pixels: spec.dst_pixels[block.clone()].as_ptr(),
-                        dst_block_stride: dst.plane_stride(),
-                        nb_blocks,
-                        residual: residual.map_or(null(), |(res, _)| {
-                            worker.arena(res.base + 2 * panel * res.plane_stride())
-                        }),
-                        res_pixels: residual.map_or(null(), |(_, t)| t[block.clone()].as_ptr()),
-                        res_block_stride: residual.map_or(0, |(res, _)| res.plane_stride()),
-                        clamp: [spec.clamp.min, spec.clamp.max],
-                        start: if i == 0 { null() } else { scratch },
-                        sums: if last { null_mut() } else { scratch },
-                        addend: null(),
-                    };
-                    multiply(panel, i, args);
-                }
+            // Blocks of 8 channels that exist in the last panel.
+            let nb_blocks = (dst.nb_planes() - 2 * panel).min(2);
+            for (i, chunk) in self.chunks.iter().enumerate() {
+                let last = i + 1 == self.chunks.len();
+                let segment = &spec.segments[chunk.segment];
+                let (src, pixels) = (&segment.src, &segment.src_pixels[block.clone()]);
+                let first_block = match src.layout {
+                    Layout::Blocked => segment.geometry.panel_first_ic_block(panel),
+                    Layout::Interleaved => 0,
+                };
+                let (first, pixels) = match &self.gathered[chunk.segment] {
+                    Some(g) => {
+                        let first = g.start + first_block * g.plane_stride;
+                        (scratch.wrapping_add(first), &g.pixels[..block.len()])
+                    }
+                    None => (worker.arena(src.base + first_block * src.plane_stride()), pixels),
+                };
+                let taps = &self.taps[chunk.segment][chunk.taps.clone()];
+                // - Tables were made for these activations (`window_table`, `tap_table`), whose
+                //   lengths the arena holds; slices here have the lengths the kernel reads.
+                // - Units are disjoint pixels x panels of `dst`, and each is one member's; sources and `residual` are
+                //   other activations, not written in this step.
+                let args = PanelArgs {
+                    src: first,
+                    src_pixels: pixels.as_ptr(),
+                    nb_pixels: block.len(),
+                    taps: taps.as_ptr(),
+                    nb_taps: taps.len(),
+                    tap_len: segment.tap_len(),
+                    weights: null(),
+                    next_weights: null(),
+                    bias: self.bias[panel * OC_PANEL..][..OC_PANEL].as_ptr(),
+                    dst: if last {
+                        worker.arena(dst.base + 2 * panel * dst.plane_stride())
+                    } else {
+                        null_mut()
+                    },
+                    dst_pixels: spec.dst_pixels[block.clone()].as_ptr(),
+                    dst_block_stride: dst.plane_stride(),
+                    nb_blocks,
+                    residual: residual.map_or(null(), |(res, _)| {
+                        worker.arena(res.base + 2 * panel * res.plane_stride())
+                    }),
+                    res_pixels: residual.map_or(null(), |(_, t)| t[block.clone()].as_ptr()),
+                    res_block_stride: residual.map_or(0, |(res, _)| res.plane_stride()),
+                    clamp: [spec.clamp.min, spec.clamp.max],
+                    start: if i == 0 { null() } else { scratch },
+                    sums: if last { null_mut() } else { scratch },
+                    addend: null(),
+                };
+                multiply(panel, i, args);
             }
         }
     }

@@ -6,6 +6,7 @@
 //! everything is visible.
 
 pub(crate) mod conv;
+pub(crate) mod division;
 pub(crate) mod eltwise;
 pub(crate) mod input;
 pub(crate) mod pool;
@@ -26,6 +27,7 @@ pub(crate) mod winograd;
 use skipstone_kernels::layout::{C_BLOCK, C_BLOCK_U8};
 
 use crate::graph::{Pad, Shape};
+use crate::threads::Queue;
 use input::Inputs;
 
 /// How an activation lies in memory.
@@ -155,6 +157,8 @@ impl Act {
 pub(crate) struct Worker<'a> {
     pub(crate) member: usize,
     pub(crate) count: usize,
+    /// What is left of each member's units of the running step.
+    pub(crate) queues: &'a [Queue],
     /// The executor's activations.
     arena: *mut f32,
     arena_len: usize,
@@ -175,7 +179,8 @@ impl<'a> Worker<'a> {
         (scratch, scratch_len): (*mut f32, usize),
         inputs: Inputs<'a>,
     ) -> Self {
-        Self { member, count, arena, arena_len, scratch, scratch_len, inputs }
+        let queues = &[];
+        Self { member, count, queues, arena, arena_len, scratch, scratch_len, inputs }
     }
 
     /// This member's share of `0..total`.
@@ -268,6 +273,12 @@ pub(crate) trait Step: Send + Sync {
     ///   [`Self::scratch_len`].
     /// - All members run the same step, with barriers before and after it.
     unsafe fn run(&self, worker: &Worker<'_>);
+
+    /// Units of a member's share that others may take over; see [`division`].
+    fn units(&self, member: usize) -> usize {
+        let _ = member;
+        0
+    }
 
     /// Scratch elements each member needs.
     fn scratch_len(&self) -> usize {

@@ -17,7 +17,8 @@ use skipstone_kernels::qconv::{
     Kernel, MR, PanelArgs, QUAD, QUAD_LEN, QUADS_PER_BLOCK, Strip, nb_quads,
 };
 
-use super::conv::{Division, L2_BYTES, PixelTable, Split, WindowAttrs, Work};
+use super::conv::{L2_BYTES, MIN_BLOCK, PixelTable, WindowAttrs};
+use super::division::{Division, Shares, Split, Unit, Work};
 use super::qsplit::{Excesses, Parts};
 use super::qsums::Sums;
 use super::quads::{Quads, StripQuads, nb_sources};
@@ -79,8 +80,7 @@ pub(crate) struct QconvStep {
     /// The offset of each quad from a window's corner.
     taps: Vec<u32>,
     split: Split,
-    /// Pixels per block, a multiple of [`MR`].
-    mc: usize,
+    shares: Shares,
     /// For a source in two parts.
     excesses: Option<Excesses>,
 }
@@ -129,10 +129,11 @@ impl QconvStep {
             None => Split::choose(spec.members, &work),
         };
         let bytes_per_pixel = (src.bytes() as usize).div_ceil(nb_pixels);
-        let mc = (L2_BYTES / bytes_per_pixel.max(1) / MR * MR).max(8 * MR);
+        let block = (L2_BYTES / bytes_per_pixel.max(1)).max(MIN_BLOCK);
+        let shares = Shares::new(split, (nb_pixels, MR), nb_panels, block);
         let excesses =
             spec.parts.map(|parts| Excesses::new(parts, geometry, &spec.window, &spec.quads));
-        Self { taps, split, mc, excesses, spec }
+        Self { taps, split, shares, excesses, spec }
     }
 
     /// How the work is divided.
@@ -173,8 +174,13 @@ impl QconvStep {
 impl Step for QconvStep {
     fn scratch_len(&self) -> usize {
         let carried = self.spec.quads.nb_chunks > 1 || self.excesses.is_some();
-        let found = self.excesses.as_ref().map_or(0, |excesses| excesses.scratch_len(self.mc));
-        (if carried { self.mc * OC_PANEL } else { 0 }) + found
+        let longest = self.shares.longest_block();
+        let found = self.excesses.as_ref().map_or(0, |excesses| excesses.scratch_len(longest));
+        (if carried { longest * OC_PANEL } else { 0 }) + found
+    }
+
+    fn units(&self, member: usize) -> usize {
+        self.shares.units(member)
     }
 
     unsafe fn run(&self, worker: &Worker<'_>) {
@@ -182,59 +188,63 @@ impl Step for QconvStep {
         let (quads, Operands { src, dst, .. }) = (&spec.quads, &spec.operands);
         // SAFETY: this step writes `dst`, and its frame only here.
         unsafe { zero_frame(worker, &dst.0) };
-        let nb_pixels = dst.1.len();
-        let (pixels, panels) = self.split.part(worker.member, (nb_pixels, MR), self.nb_panels());
         let partial = worker.scratch(self.scratch_len()).cast::<i32>();
-        for start in pixels.clone().step_by(self.mc) {
-            let block = start..(start + self.mc).min(pixels.end);
+        let mut searched_block = None;
+        // The few large activations of the block, if they are few.
+        let mut found = None;
+        for Unit { block, panel, .. } in self.shares.turns(worker) {
             let src_pixels = &src.1[block.clone()];
+            if let Some(excesses) = &self.excesses
+                && searched_block != Some(block.start)
+            {
+                searched_block = Some(block.start);
+                let sums_len = self.shares.longest_block() * OC_PANEL;
+                // SAFETY: the parts are of the step before; scratch memory has a place for this behind
+                // the sums, and the next block is the next to use it.
+                found = unsafe {
+                    let scratch = partial.wrapping_add(sums_len).cast();
+                    excesses.find(worker, src_pixels, scratch).map(|found| (excesses, found))
+                };
+            }
             // Which activations to sum over, and what to start from.
-            let (sources, found) = match &self.excesses {
-                None => (std::slice::from_ref(&src.0), None),
-                Some(excesses) => {
-                    let scratch = partial.wrapping_add(self.mc * OC_PANEL).cast();
-                    // SAFETY: the parts are of the step before; scratch memory has a place for this behind
-                    // the sums, and the next block is the next to use it.
-                    let found = unsafe { excesses.find(worker, src_pixels, scratch) };
-                    (excesses.sources(found.is_none()), found.map(|found| (excesses, found)))
-                }
+            let sources = match &self.excesses {
+                None => std::slice::from_ref(&src.0),
+                Some(excesses) => excesses.sources(found.is_none()),
             };
             let nb_runs = quads.nb_chunks * sources.len();
-            for panel in panels.clone() {
-                let requant = spec.sums.requant(worker, panel);
-                let bias = spec.sums.bias(panel);
-                if let Some((excesses, found)) = found {
-                    let sums = (partial, block.len());
-                    // SAFETY: it found them in this block; scratch memory starts with the sums.
-                    unsafe { excesses.add(found, (quads, panel), bias, sums) };
-                }
-                for run in 0..nb_runs {
-                    let (chunk, source) = (run / sources.len(), run % sources.len());
-                    let own = quads.panel(panel, chunk);
-                    let args = PanelArgs {
-                        src: worker.arena_u8(sources[source].base, 0),
-                        src_pixels: src_pixels.as_ptr(),
-                        nb_pixels: block.len(),
-                        strips: own.strips.each_ref().map(|s| self.strip(s)),
-                        paired: own.paired,
-                        next_weights: self.next_weights(panel, chunk),
-                        bias: bias.as_ptr(),
-                        requant,
-                        dst_pixels: dst.1[block.clone()].as_ptr(),
-                        res_pixels: spec.operands.res_pixels(block.start),
-                        partial,
-                        first: run == 0 && found.is_none(),
-                        last: run + 1 == nb_runs,
-                    };
-                    // SAFETY:
-                    // - The plan took the kernel from the registry for an available tier.
-                    // - Tables were made for these activations (`window_table`, `source_offsets`),
-                    //   whose lengths the arena holds, the slack of interleaved images included;
-                    //   slices above have the lengths the kernel reads.
-                    // - Members have disjoint pixels x panels of `dst`; sources and `residual` are
-                    //   other activations, not written in this step.
-                    unsafe { spec.kernel.run_raw(&args) };
-                }
+            let requant = spec.sums.requant(worker, panel);
+            let bias = spec.sums.bias(panel);
+            if let Some((excesses, found)) = found {
+                let sums = (partial, block.len());
+                // SAFETY: it found them in this block; scratch memory starts with the sums.
+                unsafe { excesses.add(found, (quads, panel), bias, sums) };
+            }
+            for run in 0..nb_runs {
+                let (chunk, source) = (run / sources.len(), run % sources.len());
+                let own = quads.panel(panel, chunk);
+                let args = PanelArgs {
+                    src: worker.arena_u8(sources[source].base, 0),
+                    src_pixels: src_pixels.as_ptr(),
+                    nb_pixels: block.len(),
+                    strips: own.strips.each_ref().map(|s| self.strip(s)),
+                    paired: own.paired,
+                    next_weights: self.next_weights(panel, chunk),
+                    bias: bias.as_ptr(),
+                    requant,
+                    dst_pixels: dst.1[block.clone()].as_ptr(),
+                    res_pixels: spec.operands.res_pixels(block.start),
+                    partial,
+                    first: run == 0 && found.is_none(),
+                    last: run + 1 == nb_runs,
+                };
+                // SAFETY:
+                // - The plan took the kernel from the registry for an available tier.
+                // - Tables were made for these activations (`window_table`, `source_offsets`),
+                //   whose lengths the arena holds, the slack of interleaved images included;
+                //   slices above have the lengths the kernel reads.
+                // - Units are disjoint pixels x panels of `dst`, and each is one member's; sources and `residual` are
+                //   other activations, not written in this step.
+                unsafe { spec.kernel.run_raw(&args) };
             }
         }
     }

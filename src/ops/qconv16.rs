@@ -20,7 +20,8 @@ use skipstone_kernels::pack::ConvGeometry;
 use skipstone_kernels::qconv16::pack::panel_len;
 use skipstone_kernels::qconv16::{Kernel, MR, PanelArgs, TAP_LEN};
 
-use super::conv::{L2_BYTES, Split, WindowAttrs, Work, tap_table};
+use super::conv::{L2_BYTES, MIN_BLOCK, WindowAttrs, tap_table};
+use super::division::{Shares, Split, Unit, Work};
 use super::qconv::{MACS_PER_BYTE, Operands};
 use super::qsums::Sums;
 use super::qwinograd::PackedFilters;
@@ -88,8 +89,7 @@ struct Qconv16Step {
     taps: Vec<u32>,
     nb_chunks: usize,
     split: Split,
-    /// Pixels per block, a multiple of [`MR`].
-    mc: usize,
+    shares: Shares,
 }
 
 impl Qconv16Step {
@@ -115,9 +115,10 @@ impl Qconv16Step {
         };
         let split = Split::choose(spec.members, &work);
         let bytes_per_pixel = (widened as usize).div_ceil(nb_pixels);
-        let mc = (L2_BYTES / bytes_per_pixel.max(1) / MR * MR).max(8 * MR);
+        let block = (L2_BYTES / bytes_per_pixel.max(1)).max(MIN_BLOCK);
+        let shares = Shares::new(split, (nb_pixels, MR), nb_panels, block);
         let nb_chunks = taps.len().div_ceil(CHUNK_TAPS);
-        Self { taps, nb_chunks, split, mc, spec }
+        Self { taps, nb_chunks, split, shares, spec }
     }
 
     /// f32 of scratch memory for a chunk of widened weights.
@@ -136,8 +137,12 @@ impl Qconv16Step {
 
 impl Step for Qconv16Step {
     fn scratch_len(&self) -> usize {
-        let partial = if self.nb_chunks > 1 { self.mc * OC_PANEL } else { 0 };
-        self.chunk_len() + partial
+        let carried = self.nb_chunks > 1;
+        self.chunk_len() + if carried { self.shares.longest_block() * OC_PANEL } else { 0 }
+    }
+
+    fn units(&self, member: usize) -> usize {
+        self.shares.units(member)
     }
 
     unsafe fn run(&self, worker: &Worker<'_>) {
@@ -145,49 +150,44 @@ impl Step for Qconv16Step {
         let Operands { src, dst, .. } = operands;
         // SAFETY: this step writes `dst`, and its frame only here.
         unsafe { zero_frame(worker, &dst.0) };
-        let nb_panels = self.spec.geometry.nb_panels();
-        let (pixels, panels) = self.split.part(worker.member, (dst.1.len(), MR), nb_panels);
         let scratch = worker.scratch(self.scratch_len());
         let partial = scratch.wrapping_add(self.chunk_len()).cast::<i32>();
-        for start in pixels.clone().step_by(self.mc) {
-            let block = start..(start + self.mc).min(pixels.end);
-            for panel in panels.clone() {
-                let requant = sums.requant(worker, panel);
-                for chunk in 0..self.nb_chunks {
-                    let packed = self.weights(panel, chunk);
-                    let taps = &self.taps[share(self.taps.len(), chunk, self.nb_chunks)];
-                    // SAFETY: scratch memory is this member's, and holds the longest chunk; the
-                    // slice ends with the statement.
-                    unsafe {
-                        let weights = scratch.cast::<i16>();
-                        let weights = std::slice::from_raw_parts_mut(weights, packed.len());
-                        kernel.widen_weights(packed, weights);
-                    }
-                    let args = PanelArgs {
-                        src: worker.arena(*shared).cast::<i16>(),
-                        src_pixels: src.1[block.clone()].as_ptr(),
-                        nb_pixels: block.len(),
-                        taps: taps.as_ptr(),
-                        nb_taps: taps.len(),
-                        weights: scratch.cast::<i16>(),
-                        next: packed.as_ptr_range().end,
-                        bias: sums.bias(panel).as_ptr(),
-                        requant,
-                        dst_pixels: dst.1[block.clone()].as_ptr(),
-                        res_pixels: operands.res_pixels(block.start),
-                        partial,
-                        first: chunk == 0,
-                        last: chunk + 1 == self.nb_chunks,
-                    };
-                    // SAFETY:
-                    // - The plan took the kernel from the registry for an available tier.
-                    // - Tables were made for these activations (`window_table`, `tap_table`), whose
-                    //   offsets the widened source shares; slices above have the lengths that the
-                    //   kernel reads; scratch memory is aligned to cache lines.
-                    // - Members have disjoint pixels x panels of `dst`; the widened source was made
-                    //   in the step before, and `residual` is another activation.
-                    unsafe { kernel.run_raw(&args) };
+        for Unit { block, panel, .. } in self.shares.turns(worker) {
+            let requant = sums.requant(worker, panel);
+            for chunk in 0..self.nb_chunks {
+                let packed = self.weights(panel, chunk);
+                let taps = &self.taps[share(self.taps.len(), chunk, self.nb_chunks)];
+                // SAFETY: scratch memory is this member's, and holds the longest chunk; the
+                // slice ends with the statement.
+                unsafe {
+                    let weights = scratch.cast::<i16>();
+                    let weights = std::slice::from_raw_parts_mut(weights, packed.len());
+                    kernel.widen_weights(packed, weights);
                 }
+                let args = PanelArgs {
+                    src: worker.arena(*shared).cast::<i16>(),
+                    src_pixels: src.1[block.clone()].as_ptr(),
+                    nb_pixels: block.len(),
+                    taps: taps.as_ptr(),
+                    nb_taps: taps.len(),
+                    weights: scratch.cast::<i16>(),
+                    next: packed.as_ptr_range().end,
+                    bias: sums.bias(panel).as_ptr(),
+                    requant,
+                    dst_pixels: dst.1[block.clone()].as_ptr(),
+                    res_pixels: operands.res_pixels(block.start),
+                    partial,
+                    first: chunk == 0,
+                    last: chunk + 1 == self.nb_chunks,
+                };
+                // SAFETY:
+                // - The plan took the kernel from the registry for an available tier.
+                // - Tables were made for these activations (`window_table`, `tap_table`), whose
+                //   offsets the widened source shares; slices above have the lengths that the
+                //   kernel reads; scratch memory is aligned to cache lines.
+                // - Units are disjoint pixels x panels of `dst`, and each is one member's; the widened source was made
+                //   in the step before, and `residual` is another activation.
+                unsafe { kernel.run_raw(&args) };
             }
         }
     }

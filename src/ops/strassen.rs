@@ -23,9 +23,8 @@ use skipstone_kernels::layout::{C_BLOCK, OC_PANEL};
 use skipstone_kernels::sconv::{self, MR, PanelArgs};
 use skipstone_kernels::strassen::{Kernel, SourceArgs, WeightArgs};
 
-use super::conv::{
-    ConvSpec, L1_BYTES, Segment, Split, WindowAttrs, Work, blocks, longest_block, offsets,
-};
+use super::conv::{ConvSpec, L1_BYTES, Segment, WindowAttrs, offsets};
+use super::division::{Shares, Split, Unit, Work};
 use super::{Act, Layout, Step, Worker, zero_frame};
 use crate::cpu;
 use crate::model::Weights;
@@ -161,8 +160,8 @@ pub(crate) struct StrassenStep {
     dst_pixels: [Vec<u32>; 2],
     res_pixels: [Vec<u32>; 2],
     split: Split,
-    /// About how many pairs a block has.
-    block: usize,
+    /// Of pairs of pixels by pairs of panels.
+    shares: Shares,
     /// Elements of a block's sums of products, and of a pair of panels' sums of weights.
     sums_len: usize,
     weights_len: usize,
@@ -267,8 +266,8 @@ impl StrassenStep {
         // They may take three quarters of this CPU's L2: the more pairs share a sum of weights, the better.
         let l2_bytes = cpu::l2_bytes().clamp(*L2_BYTES.start(), *L2_BYTES.end()) as usize;
         let block = (l2_bytes / 4 * 3 / pair_bytes).max(MIN_BLOCK);
-        let parts = |m| split.part(m, (nb_pairs, MR), nb_panels);
-        let longest = longest_block((0..spec.members).map(|m| parts(m).0), block);
+        let shares = Shares::new(split, (nb_pairs, MR), nb_panels, block);
+        let longest = shares.longest_block();
 
         let chunks = chunks(&spec.segments);
         let sums_len = longest * OC_PANEL;
@@ -294,9 +293,9 @@ impl StrassenStep {
         }
         let weights_start = scratch_len;
         let weights_len = chunks.iter().map(|chunk| 4 * chunk.len).sum();
-        let most = (0..spec.members).map(|m| parts(m).1.len()).max().unwrap_or(0);
-        let several = (0..spec.members).any(|m| blocks(parts(m).0, block).nth(1).is_some());
-        let keeps_weights = several && most * weights_len * size_of::<f32>() <= KEPT_BYTES;
+        let most = shares.most_panels();
+        let keeps_weights =
+            shares.most_blocks() > 1 && most * weights_len * size_of::<f32>() <= KEPT_BYTES;
         scratch_len += if keeps_weights { most } else { 1 } * weights_len;
         Self {
             multiply,
@@ -309,7 +308,7 @@ impl StrassenStep {
             dst_pixels,
             res_pixels,
             split,
-            block,
+            shares,
             sums_len,
             weights_len,
             keeps_weights,
@@ -474,7 +473,7 @@ impl StrassenStep {
                 // - The plan took the kernel from the registry for an available tier.
                 // - Tables were made for these activations (`window_table`), whose lengths the arena holds; sums
                 //   of operands are as long as their tables say, and an earlier product has kept each sum that is read.
-                // - Members have disjoint pairs x panels of `dst`. Where a pair is one pixel, its member writes the
+                // - Units are disjoint pairs x panels of `dst`. Where a pair is one pixel, its member writes the
                 //   second result over the first. Sources and `residual` are other activations, not written in
                 //   this step.
                 unsafe { self.multiply.run_raw(&args) };
@@ -488,31 +487,32 @@ impl Step for StrassenStep {
         self.scratch_len
     }
 
+    fn units(&self, member: usize) -> usize {
+        self.shares.units(member)
+    }
+
     unsafe fn run(&self, worker: &Worker<'_>) {
         // SAFETY: this step writes `dst`, and its frame only here.
         unsafe { zero_frame(worker, &self.spec.dst) };
-        let (nb_pairs, nb_panels) = (self.dst_pixels[0].len(), self.bias.len() / (2 * OC_PANEL));
-        let (pairs, panels) = self.split.part(worker.member, (nb_pairs, MR), nb_panels);
         let scratch = worker.scratch(self.scratch_len);
-        let sums_of = |pair: usize| {
-            let place = if self.keeps_weights { pair - panels.start } else { 0 };
-            scratch.wrapping_add(self.weights_start + place * self.weights_len)
-        };
-        for (i, block) in blocks(pairs, self.block).enumerate() {
-            // SAFETY: the caller's.
-            unsafe { self.add_sources(worker, block.clone(), scratch) };
-            for pair in panels.clone() {
-                let sums = sums_of(pair);
-                let kept = |pair| Some(sums_of(pair)).filter(|_| i > 0 && self.keeps_weights);
-                let next = Some(pair + 1).filter(|next| *next < panels.end);
-                let next = next.map(|next| (next, kept(next)));
-                // SAFETY: the caller's; scratch memory has places for these sums, and nothing else is in them.
-                unsafe {
-                    if i == 0 || !self.keeps_weights {
-                        self.add_weights(pair, sums);
-                    }
-                    self.multiply_block(worker, block.clone(), (pair, next), (scratch, sums));
+        let mut added_block = None;
+        for Unit { block, panel: pair, next, again } in self.shares.turns(worker) {
+            let again = again && self.keeps_weights;
+            let sums_of = |pair: usize| {
+                let place = if self.keeps_weights { pair % self.shares.most_panels() } else { 0 };
+                scratch.wrapping_add(self.weights_start + place * self.weights_len)
+            };
+            let next = next.map(|next| (next, Some(sums_of(next)).filter(|_| again)));
+            // SAFETY: the caller's; scratch memory has places for these sums, and nothing else is in them.
+            unsafe {
+                if added_block != Some(block.start) {
+                    added_block = Some(block.start);
+                    self.add_sources(worker, block.clone(), scratch);
                 }
+                if !again {
+                    self.add_weights(pair, sums_of(pair));
+                }
+                self.multiply_block(worker, block, (pair, next), (scratch, sums_of(pair)));
             }
         }
     }

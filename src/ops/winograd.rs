@@ -43,7 +43,8 @@ use skipstone_kernels::winograd::{
     FilterArgs, InputArgs, MultiplyArgs, Tile, Variant, point_stride,
 };
 
-use super::conv::{Split, WindowAttrs, Work, blocks, longest_block};
+use super::conv::WindowAttrs;
+use super::division::{Shares, Split, Unit, Work};
 use super::{Act, Layout, Step, Worker, zero_frame};
 use crate::threads::share;
 
@@ -178,17 +179,34 @@ pub(crate) fn steps<A: Arithmetic>(arithmetic: A, place: Placement) -> Vec<Box<d
     let conv = Arc::new(Winograd::new(arithmetic, place));
     let total = conv.tiles.len();
     match schedule {
-        Schedule::Tiles(_) | Schedule::Copies(_) => vec![Box::new(OwnStep { conv })],
+        Schedule::Tiles(_) | Schedule::Copies(_) => {
+            let shares = shares(&conv.place, conv.split, total);
+            vec![Box::new(OwnStep { conv, shares })]
+        }
         Schedule::Panels(pass) => {
             let nb_passes = total.div_ceil(pass);
             let mut steps: Vec<Box<dyn Step>> = Vec::new();
             for i in 0..nb_passes {
                 let tiles = share(total, i, nb_passes);
                 steps.push(Box::new(InputStep { conv: conv.clone(), tiles: tiles.clone() }));
-                steps.push(Box::new(PanelsStep { conv: conv.clone(), tiles }));
+                let shares = shares(&conv.place, conv.split, tiles.len());
+                steps.push(Box::new(PanelsStep { conv: conv.clone(), tiles, shares }));
             }
             steps
         }
+    }
+}
+
+/// How `nb_tiles` tiles of a convolution are divided.
+fn shares(place: &Placement, split: Split, nb_tiles: usize) -> Shares {
+    let nb_panels = place.geometry.nb_panels();
+    match place.schedule {
+        // To take over a block is to transform its input again, which takes as long as the products of some panels.
+        Schedule::Tiles(block) => {
+            Shares::new(split, (nb_tiles, 1), nb_panels, block).with_least(nb_panels.div_ceil(2))
+        }
+        Schedule::Copies(block) => Shares::new(split, (nb_tiles, 1), nb_panels, block),
+        Schedule::Panels(_) => Shares::new(split, (nb_tiles, MR), nb_panels, nb_tiles),
     }
 }
 
@@ -229,23 +247,22 @@ impl<A: Arithmetic> Winograd<A> {
             assert_eq!((res.batch, res.shape, res.layout), (dst.batch, dst.shape, dst.layout));
         }
         let tiles = tiles(variant, &place);
-        let longest = |parts: usize, block| {
-            longest_block((0..parts).map(|part| share(tiles.len(), part, parts)), block)
+        let (total, members) = (tiles.len(), place.members);
+        let split = match place.schedule {
+            Schedule::Tiles(_) => Split { pixels: members, channels: 1 },
+            Schedule::Copies(_) => Split { pixels: 1, channels: members },
+            Schedule::Panels(pass) => {
+                let u_bytes = (packed_len * size_of::<A::Weight>()) as u64;
+                let work = Work::f32(pass.min(total), nb_panels, 4 * u_bytes, src.bytes());
+                Split::choose(members, &work)
+            }
         };
         let block = match place.schedule {
             // Blocks are whole register tiles, so one may be that much larger.
-            Schedule::Tiles(block) => longest(place.members, block),
-            Schedule::Copies(block) => longest(1, block),
-            Schedule::Panels(pass) => pass.min(tiles.len()),
-        };
-        let u_bytes = (packed_len * size_of::<A::Weight>()) as u64;
-        let split = match place.schedule {
-            Schedule::Tiles(_) => Split { pixels: place.members, channels: 1 },
-            Schedule::Copies(_) => Split { pixels: 1, channels: place.members },
-            Schedule::Panels(_) => {
-                let work = Work::f32(block, nb_panels, 4 * u_bytes, src.bytes());
-                Split::choose(place.members, &work)
+            Schedule::Tiles(_) | Schedule::Copies(_) => {
+                shares(&place, split, total).longest_block()
             }
+            Schedule::Panels(pass) => pass.min(total),
         };
         let kc = ic_blocks.div_ceil(ic_blocks.div_ceil(KC_BLOCKS));
         Self { arithmetic, tiles, block, kc, split, place }
@@ -335,48 +352,46 @@ impl<A: Arithmetic> Winograd<A> {
         &self,
         worker: &Worker<'_>,
         tiles: Range<usize>,
-        panels: Range<usize>,
+        panel: usize,
         v: *const A::Factor,
         scratch: *mut f32,
     ) {
         let tiles = &self.tiles[tiles];
         let m = scratch.cast::<A::Sum>();
         let chunk = scratch.cast::<u8>().wrapping_add(self.m_bytes()).cast::<A::Factor>();
-        for panel in panels {
-            match self.arithmetic.filters() {
-                Filters::Ready(u) => {
-                    let stride = filter_stride::<A::Factor>(self.ic_blocks());
-                    let u = &u[panel * self.nb_points() * stride..][..self.nb_points() * stride];
-                    let (all, next) = (0..self.ic_blocks(), u.as_ptr_range().end.cast());
-                    // SAFETY: the caller's; U holds a panel of points.
-                    unsafe { self.multiply(tiles.len(), all, v, (u.as_ptr(), stride), m, next) };
-                }
-                Filters::Packed(filters) => {
-                    let block = 9 * A::BLOCK * OC_PANEL;
-                    let filters = &filters[panel * self.ic_blocks() * block..];
-                    for first in (0..self.ic_blocks()).step_by(self.kc) {
-                        let blocks = first..(first + self.kc).min(self.ic_blocks());
-                        let src = &filters[first * block..][..blocks.len() * block];
-                        let stride = filter_stride::<A::Factor>(self.kc);
-                        let args = FilterArgs {
-                            src: src.as_ptr(),
-                            nb_blocks: blocks.len(),
-                            dst: chunk,
-                            point_stride: stride,
-                        };
-                        let next = src.as_ptr_range().end.cast();
-                        // SAFETY: the caller's; the chunk of U holds `kc` blocks of each point.
-                        unsafe {
-                            self.arithmetic.transform_filter(&args);
-                            self.multiply(tiles.len(), blocks, v, (chunk, stride), m, next);
-                        }
+        match self.arithmetic.filters() {
+            Filters::Ready(u) => {
+                let stride = filter_stride::<A::Factor>(self.ic_blocks());
+                let u = &u[panel * self.nb_points() * stride..][..self.nb_points() * stride];
+                let (all, next) = (0..self.ic_blocks(), u.as_ptr_range().end.cast());
+                // SAFETY: the caller's; U holds a panel of points.
+                unsafe { self.multiply(tiles.len(), all, v, (u.as_ptr(), stride), m, next) };
+            }
+            Filters::Packed(filters) => {
+                let block = 9 * A::BLOCK * OC_PANEL;
+                let filters = &filters[panel * self.ic_blocks() * block..];
+                for first in (0..self.ic_blocks()).step_by(self.kc) {
+                    let blocks = first..(first + self.kc).min(self.ic_blocks());
+                    let src = &filters[first * block..][..blocks.len() * block];
+                    let stride = filter_stride::<A::Factor>(self.kc);
+                    let args = FilterArgs {
+                        src: src.as_ptr(),
+                        nb_blocks: blocks.len(),
+                        dst: chunk,
+                        point_stride: stride,
+                    };
+                    let next = src.as_ptr_range().end.cast();
+                    // SAFETY: the caller's; the chunk of U holds `kc` blocks of each point.
+                    unsafe {
+                        self.arithmetic.transform_filter(&args);
+                        self.multiply(tiles.len(), blocks, v, (chunk, stride), m, next);
                     }
                 }
             }
-            let products = Products { m, point_stride: self.m_stride(), tiles, panel };
-            // SAFETY: the caller's; `tiles` are within `dst` and `residual` (see `tiles`).
-            unsafe { self.arithmetic.transform_output(worker, &products) };
         }
+        let products = Products { m, point_stride: self.m_stride(), tiles, panel };
+        // SAFETY: the caller's; `tiles` are within `dst` and `residual` (see `tiles`).
+        unsafe { self.arithmetic.transform_output(worker, &products) };
     }
 
     /// `M += V * U` over a chunk of input channels, for all points.
@@ -454,6 +469,7 @@ fn tiles(variant: Variant, place: &Placement) -> Vec<Tile> {
 /// All of a convolution: each member transforms what it multiplies.
 struct OwnStep<A> {
     conv: Arc<Winograd<A>>,
+    shares: Shares,
 }
 
 impl<A: Arithmetic> Step for OwnStep<A> {
@@ -461,26 +477,25 @@ impl<A: Arithmetic> Step for OwnStep<A> {
         self.conv.products_len() + self.conv.v_bytes() / size_of::<f32>()
     }
 
+    fn units(&self, member: usize) -> usize {
+        self.shares.units(member)
+    }
+
     unsafe fn run(&self, worker: &Worker<'_>) {
         let conv = &*self.conv;
-        let (total, nb_panels) = (conv.tiles.len(), conv.place.geometry.nb_panels());
-        let (tiles, panels, block) = match conv.place.schedule {
-            Schedule::Tiles(block) => (worker.share(total), 0..nb_panels, block),
-            Schedule::Copies(block) => (0..total, worker.share(nb_panels), block),
-            Schedule::Panels(_) => unreachable!("see `steps`"),
-        };
         // SAFETY: this step writes `dst`, and its frame only here.
         unsafe { zero_frame(worker, &conv.place.dst) };
-        if panels.is_empty() {
-            return;
-        }
         let scratch = worker.scratch(self.scratch_len());
         let v = scratch.wrapping_add(conv.products_len()).cast::<A::Factor>();
-        for tiles in blocks(tiles, block) {
-            // SAFETY: V and M are this member's; members have disjoint tiles x panels of `dst`.
+        let mut transformed_block = None;
+        for Unit { block, panel, .. } in self.shares.turns(worker) {
+            // SAFETY: V and M are this member's; units are disjoint tiles x panels of `dst`, and each is one member's.
             unsafe {
-                conv.transform_input(worker, tiles.clone(), 0..conv.ic_blocks(), v);
-                conv.products(worker, tiles, panels.clone(), v, scratch);
+                if transformed_block != Some(block.start) {
+                    transformed_block = Some(block.start);
+                    conv.transform_input(worker, block.clone(), 0..conv.ic_blocks(), v);
+                }
+                conv.products(worker, block, panel, v, scratch);
             }
         }
     }
@@ -505,11 +520,16 @@ impl<A: Arithmetic> Step for InputStep<A> {
 struct PanelsStep<A> {
     conv: Arc<Winograd<A>>,
     tiles: Range<usize>,
+    shares: Shares,
 }
 
 impl<A: Arithmetic> Step for PanelsStep<A> {
     fn scratch_len(&self) -> usize {
         self.conv.products_len()
+    }
+
+    fn units(&self, member: usize) -> usize {
+        self.shares.units(member)
     }
 
     unsafe fn run(&self, worker: &Worker<'_>) {
@@ -518,13 +538,14 @@ impl<A: Arithmetic> Step for PanelsStep<A> {
             // SAFETY: this step writes `dst`, and its frame only here.
             unsafe { zero_frame(worker, &conv.place.dst) };
         }
-        let nb_panels = conv.place.geometry.nb_panels();
-        let (part, panels) = conv.split.part(worker.member, (self.tiles.len(), MR), nb_panels);
-        let tiles = self.tiles.start + part.start..self.tiles.start + part.end;
-        let v = worker.arena(conv.place.shared).cast::<A::Factor>();
-        let v = v.wrapping_add(part.start * A::BLOCK);
         let scratch = worker.scratch(self.scratch_len());
-        // SAFETY: V was made in the step before; members have disjoint tiles x panels of `dst`.
-        unsafe { conv.products(worker, tiles, panels, v, scratch) };
+        let v = worker.arena(conv.place.shared).cast::<A::Factor>();
+        for Unit { block, panel, .. } in self.shares.turns(worker) {
+            let v = v.wrapping_add(block.start * A::BLOCK);
+            let tiles = self.tiles.start + block.start..self.tiles.start + block.end;
+            // SAFETY: V was made in the step before; units are disjoint tiles x panels of `dst`, and each is one
+            // member's.
+            unsafe { conv.products(worker, tiles, panel, v, scratch) };
+        }
     }
 }

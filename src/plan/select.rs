@@ -20,7 +20,7 @@ use crate::exec::ExecutorOptions;
 use crate::graph::{Graph, Node, Op, ValueId};
 use crate::knobs;
 use crate::model::Model;
-use crate::ops::conv::Division;
+use crate::ops::division::Division;
 use crate::ops::quads::{Packing, Quads};
 use crate::ops::winograd::{Schedule, V_BLOCK_BYTES, nb_tiles, shared_len};
 use crate::ops::{Act, Layout, qconv16, qsplit, strassen};

@@ -5,6 +5,7 @@
 //! stays in `Team::serve` for the runtime's life. Waiting is spinning for a bounded time, then
 //! parking, both between inferences and at barriers.
 
+mod queue;
 mod team;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use skipstone_kernels::isa::Isa;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::knobs;
+pub(crate) use queue::Queue;
 use team::Team;
 
 /// Most threads a runtime may have.

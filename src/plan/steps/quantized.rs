@@ -10,7 +10,8 @@ use skipstone_kernels::winograd::Variant;
 
 use super::{Builder, Choice, pool_windows};
 use crate::graph::{Conv, Node, Op, PoolKind, Quantization, Shape, ValueId};
-use crate::ops::conv::{Division, WindowAttrs};
+use crate::ops::conv::WindowAttrs;
+use crate::ops::division::Division;
 use crate::ops::qconv::{Operands, QconvSpec, QconvStep};
 use crate::ops::qconv16::{self, Qconv16Spec};
 use crate::ops::qeltwise::QsumStep;
