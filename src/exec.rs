@@ -150,7 +150,7 @@ impl Memory {
                 worker.queues = &queues[i % 2];
                 fill(i + 1, member);
                 // SAFETY: the arena and scratch are as long as the plan asked; every member runs
-                // every step in order, with a barrier in between.
+                // every step in order, with a barrier in between, before which each filled its queue for the step.
                 unsafe { step.run(&worker) };
                 if !runtime.barrier() {
                     return;

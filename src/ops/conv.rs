@@ -1,9 +1,9 @@
 //! Convolution and fully connected layers: the driver around the `sconv` micro-kernels.
 //!
 //! ```text
-//! for each block of MC pixels (of this member's pixels):      its window of src stays in L2
+//! for each block of MC pixels (of this member's units):       its window of src stays in L2
 //!     gather the pixels of strided 1x1 windows                to this member's scratch
-//!     for each panel of 16 output channels (of this member's):
+//!     for each panel of 16 output channels (of this member's units):
 //!         for each chunk of KC taps:                          its weights stay in L1
 //!             micro-kernel: MC pixels x 16 channels
 //! ```

@@ -205,8 +205,8 @@ pub(crate) struct Turns<'a> {
 
 impl Turns<'_> {
     fn take_units(&self) -> Option<(usize, Range<usize>)> {
-        if let Some(unit) = self.queues[self.member].take() {
-            return Some((self.member, unit..unit + 1));
+        if let Some(units) = self.queues[self.member].take() {
+            return Some((self.member, units));
         }
         let Shares { members, least } = self.shares;
         loop {
@@ -236,5 +236,68 @@ impl Iterator for Turns<'_> {
             // Others take from the end, so all units before are its own.
             again: block > 0 && self.owner == self.member,
         })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const SPLITS: [Split; 4] = [
+        Split { pixels: 1, channels: 1 },
+        Split { pixels: 4, channels: 1 },
+        Split { pixels: 1, channels: 4 },
+        Split { pixels: 2, channels: 2 },
+    ];
+
+    /// What members compute that take turns in this order until nothing is left, as pixels x panels.
+    fn walk(shares: &Shares, order: &[usize], size: (usize, usize)) -> Vec<Vec<usize>> {
+        let queues: Vec<_> = (0..shares.members.len()).map(|_| Queue::new()).collect();
+        for (member, queue) in queues.iter().enumerate() {
+            queue.fill(shares.units(member));
+        }
+        let turns = |&member: &usize| {
+            let queues = &queues[..];
+            (member, Turns { shares, queues, member, owner: member, taken: 0..0 })
+        };
+        let mut members: Vec<_> = order.iter().map(turns).collect();
+        let mut counts = vec![vec![0; size.1]; size.0];
+        // Of each member, the blocks of which it computed each panel.
+        let mut own = vec![vec![0; size.1]; queues.len()];
+        while !members.is_empty() {
+            members.retain_mut(|(member, turns)| {
+                let Some(unit) = turns.next() else { return false };
+                assert!(!unit.again || own[*member][unit.panel] > 0);
+                own[*member][unit.panel] += 1;
+                unit.block.for_each(|pixel| counts[pixel][unit.panel] += 1);
+                true
+            });
+        }
+        counts
+    }
+
+    #[test]
+    fn each_unit_is_computed_once_whoever_is_late() {
+        for split in SPLITS {
+            for (pixels, panels, block) in [(1, 1, 6), (49, 7, 12), (200, 3, 48), (60, 16, 600)] {
+                let shares = Shares::new(split, (pixels, MR), panels, block);
+                let members: Vec<_> = (0..shares.members.len()).collect();
+                let mut orders = vec![members.clone()];
+                // One does all that is not its own, too.
+                orders.extend(members.iter().map(|member| vec![*member]));
+                for order in orders {
+                    let counts = walk(&shares, &order, (pixels, panels));
+                    assert!(counts.iter().flatten().all(|n| *n == 1), "{split:?} {order:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_worth_it_is_left() {
+        let split = Split { pixels: 2, channels: 1 };
+        let shares = Shares::new(split, (24, MR), 4, 12).with_least(5);
+        let counts = walk(&shares, &[1], (24, 4));
+        assert_eq!(counts, [vec![vec![0; 4]; 12], vec![vec![1; 4]; 12]].concat());
     }
 }

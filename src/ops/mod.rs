@@ -1,8 +1,8 @@
 //! Drivers: the loop nests around the micro-kernels. Each file is one kind of [`Step`].
 //!
 //! A step is made when a plan is built; all addresses are fixed then, as offsets into the executor's
-//! arena. At run time every member of the team calls [`Step::run`] and does its share; a barrier
-//! separates steps. So within a step no member reads what another writes, and between steps
+//! arena. At run time every member of the team calls [`Step::run`] and does its share, of convolutions also what is left of
+//! others' ([`division`]); a barrier separates steps. So within a step no member reads what another writes, and between steps
 //! everything is visible.
 
 pub(crate) mod conv;
@@ -266,17 +266,17 @@ impl<'a> Worker<'a> {
 
 /// One executable unit of a plan.
 pub(crate) trait Step: Send + Sync {
-    /// Does this member's share.
+    /// Does this member's share; of a step that has [`Self::units`], what is left of others' as well.
     ///
     /// # Safety
     /// - The worker's arena has the length that the plan of this step asked for, and its scratch
     ///   [`Self::scratch_len`].
-    /// - All members run the same step, with barriers before and after it.
+    /// - All members run the same step, with barriers before and after it. At the first, the worker's queues, which
+    ///   are all members', held [`Self::units`] of each.
     unsafe fn run(&self, worker: &Worker<'_>);
 
     /// Units of a member's share that others may take over; see [`division`].
-    fn units(&self, member: usize) -> usize {
-        let _ = member;
+    fn units(&self, _member: usize) -> usize {
         0
     }
 

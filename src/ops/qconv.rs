@@ -3,8 +3,8 @@
 //! The loop nest is that of [`conv`](super::conv), over packed quads in place of taps:
 //!
 //! ```text
-//! for each block of MC pixels (of this member's pixels):      its window of src stays in L2
-//!     for each panel of 16 output channels (of this member's):
+//! for each block of MC pixels (of this member's units):       its window of src stays in L2
+//!     for each panel of 16 output channels (of this member's units):
 //!         for each k-chunk of quads:                          its weights stay in L1
 //!             micro-kernel: MC pixels x 16 channels
 //! ```

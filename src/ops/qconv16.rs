@@ -3,8 +3,8 @@
 //! ```text
 //! all of src, frame included, to 16 bits in the arena         once, divided over members
 //! barrier
-//! for each block of MC pixels (of this member's pixels):      its window of src stays in L2
-//!     for each panel of 16 output channels (of this member's):
+//! for each block of MC pixels (of this member's units):       its window of src stays in L2
+//!     for each panel of 16 output channels (of this member's units):
 //!         for each chunk of taps:
 //!             its weights to 16 bits in scratch memory, in L1
 //!             micro-kernel: MC pixels x 16 channels

@@ -3,9 +3,9 @@
 //! ```text
 //! all of src, frame included, to low and high in the arena     once, divided over members
 //! barrier
-//! for each block of MC pixels (of this member's pixels):
+//! for each block of MC pixels (of this member's units):
 //!     the quads of high that are not zero, to scratch memory
-//!     for each panel of 16 output channels (of this member's):
+//!     for each panel of 16 output channels (of this member's units):
 //!         few quads:  sums start from their products; for each k-chunk: micro-kernel over low
 //!         many quads: for each k-chunk: micro-kernel over low, then over high
 //! ```

@@ -2,9 +2,9 @@
 //! micro-kernels.
 //!
 //! ```text
-//! for each block of pairs of pixels (of this member's):
+//! for each block of pairs of pixels (of this member's units):
 //!     sums of the source's quarters                           to this member's scratch, in L2
-//!     for each pair of panels of 16 output channels (of this member's):
+//!     for each pair of panels of 16 output channels (of this member's units):
 //!         sums of the weights' quarters                       to scratch; where few, in the first block only
 //!         for each product, for each chunk of taps:           its weights stay in L1
 //!             micro-kernel: pairs x 16 channels, from and to sums, and to activations

@@ -6,20 +6,20 @@
 //!
 //! ```text
 //! Tiles: enough for every member. One step; each member has tiles of its own.
-//!     for each block of T of the member's tiles:
+//!     for each block of T tiles of the member's units:
 //!         V = transform_input(block)                       in this member's scratch
 //!         products(V, all panels)
 //!
 //! Panels: few tiles. Two steps per pass of up to T tiles; V, in the arena, is shared.
 //!     V = transform_input(pass)                            channels divided over members
 //!     barrier
-//!     products(V, the member's panels)
+//!     products(V, the member's units)
 //!
 //! Copies: few tiles and members. One step; V is in each member's scratch, so that no member waits for another
 //! or reads what another wrote.
 //!     for each block of T tiles:
 //!         V = transform_input(block)
-//!         products(V, the member's panels)
+//!         products(V, the member's units)
 //!
 //! products(V, panels):
 //!     for each panel of 16 output channels:
@@ -206,7 +206,7 @@ fn shares(place: &Placement, split: Split, nb_tiles: usize) -> Shares {
             Shares::new(split, (nb_tiles, 1), nb_panels, block).with_least(nb_panels.div_ceil(2))
         }
         Schedule::Copies(block) => Shares::new(split, (nb_tiles, 1), nb_panels, block),
-        Schedule::Panels(_) => Shares::new(split, (nb_tiles, MR), nb_panels, nb_tiles),
+        Schedule::Panels(_) => Shares::new(split, (nb_tiles, MR), nb_panels, usize::MAX),
     }
 }
 

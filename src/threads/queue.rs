@@ -28,10 +28,12 @@ impl Queue {
         (end - start) as usize
     }
 
-    /// Takes the first unit.
-    pub(crate) fn take(&self) -> Option<usize> {
-        let first = self.update(|start, end| (start < end).then_some((start + 1, end)))?;
-        Some(first.start)
+    /// Takes the first quarter, at least a unit: few turns, of which the last ones are short. (An atomic update waits
+    /// for all that its core has stored before.)
+    pub(crate) fn take(&self) -> Option<Range<usize>> {
+        let upto = |start: u64, end: u64| start + (end - start).div_ceil(4);
+        let before = self.update(|start, end| (start < end).then(|| (upto(start, end), end)))?;
+        Some(before.start..upto(before.start as u64, before.end as u64) as usize)
     }
 
     /// Takes the last `row` of units, counted from 0, as far as it is left; half of it if nothing else is.
@@ -74,11 +76,12 @@ mod tests {
         assert_eq!((queue.len(), queue.take(), queue.take_back(4)), (0, None, None));
         queue.fill(12);
         assert_eq!(queue.take_back(4), Some(8..12));
-        assert_eq!(queue.take(), Some(0));
-        assert_eq!(queue.take_back(4), Some(4..8));
-        assert_eq!(queue.take_back(4), Some(2..4));
+        assert_eq!(queue.take(), Some(0..2));
+        assert_eq!(queue.take(), Some(2..4));
+        assert_eq!(queue.take_back(4), Some(6..8));
+        assert_eq!(queue.take_back(4), Some(5..6));
         assert_eq!(queue.len(), 1);
-        assert_eq!(queue.take_back(4), Some(1..2));
+        assert_eq!(queue.take(), Some(4..5));
         assert_eq!((queue.len(), queue.take(), queue.take_back(4)), (0, None, None));
     }
 }
@@ -101,7 +104,7 @@ mod models {
                     units.flatten().collect::<Vec<_>>()
                 })
             };
-            let mut units: Vec<_> = std::iter::from_fn(|| queue.take()).collect();
+            let mut units: Vec<_> = std::iter::from_fn(|| queue.take()).flatten().collect();
             units.extend(other.join().expect("no panic"));
             units.sort_unstable();
             assert_eq!(units, [0, 1, 2, 3]);
