@@ -159,6 +159,15 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
         } else {
             from_fn(|r| load_sums(args.start, m + r))
         };
+        if !args.residual.is_null() && !args.dst.is_null() {
+            // A line holds two pixels. The tile needs it hundreds of cycles later; unasked for, it would stall
+            // the end of the tile where the residual is not in L2.
+            for r in (0..ROWS).step_by(2) {
+                let res = args.residual.add(*args.res_pixels.add(m + r) as usize);
+                _mm_prefetch::<_MM_HINT_T0>(res.cast());
+                _mm_prefetch::<_MM_HINT_T0>(res.wrapping_add(args.res_block_stride).cast());
+            }
+        }
         let mut weights = args.weights;
         let (taps, nb_taps, tap_len) = (args.taps, args.nb_taps, args.tap_len);
         let mut fetch = || {
