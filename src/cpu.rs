@@ -5,9 +5,14 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of the second cache level of a core; 0 if unknown.
-pub(crate) fn l2_bytes() -> u64 {
+fn l2_bytes() -> u64 {
     static BYTES: OnceLock<u64> = OnceLock::new();
     *BYTES.get_or_init(|| detect::cache_bytes(2))
+}
+
+/// Bytes of L2 that plans count on: this CPU's, within the sizes of target CPUs.
+pub(crate) fn planned_l2_bytes() -> usize {
+    l2_bytes().clamp(512 << 10, 2 << 20) as usize
 }
 
 /// A CPU model and its caches: equal for machines on which the same choices are fastest.

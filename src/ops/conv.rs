@@ -23,6 +23,7 @@ use skipstone_kernels::winograd;
 
 use super::division::{Division, Shares, Split, Unit, Work};
 use super::{Act, Layout, Step, Worker, zero_frame};
+use crate::cpu::planned_l2_bytes;
 use crate::graph::{Clamp, Pad, Shape};
 use crate::model::{HalfWeights, Weights};
 use crate::tensor::AlignedBuf;
@@ -110,10 +111,13 @@ pub(super) fn tap_table(act: &Act, window: &WindowAttrs, ic_blocks: usize) -> Ve
     }
 }
 
-/// Bytes of source that a block of pixels may keep in L2, and of weights that a chunk of taps may
-/// keep in L1, with room for the rest: half of the smallest caches among target CPUs (512 KiB and
-/// 32 KiB).
-pub(super) const L2_BYTES: usize = 256 << 10;
+/// Bytes of source that a block of pixels may keep in L2: a quarter. Weights, results and, on shared cores, other
+/// threads use the rest.
+pub(super) fn l2_bytes() -> usize {
+    planned_l2_bytes() / 4
+}
+
+/// Bytes of weights that a chunk of taps may keep in L1: half of the smallest among target CPUs (32 KiB).
 pub(super) const L1_BYTES: usize = 16 << 10;
 
 /// Fewest pixels of a block: enough to use weights on as they pass.
@@ -327,7 +331,7 @@ impl ConvPlan {
             None => Split::choose(spec.members, &work),
         };
         let read: usize = spec.segments.iter().map(Segment::bytes_read).sum();
-        let block = (L2_BYTES / read.div_ceil(nb_pixels).max(1)).max(MIN_BLOCK);
+        let block = (l2_bytes() / read.div_ceil(nb_pixels).max(1)).max(MIN_BLOCK);
         let mut chunks = Vec::new();
         for (segment, (spec, taps)) in spec.segments.iter().zip(&taps).enumerate() {
             // Weights of any type as if they were f32: longer chunks would push out the source.

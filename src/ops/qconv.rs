@@ -17,7 +17,7 @@ use skipstone_kernels::qconv::{
     Kernel, MR, PanelArgs, QUAD, QUAD_LEN, QUADS_PER_BLOCK, Strip, nb_quads,
 };
 
-use super::conv::{L2_BYTES, MIN_BLOCK, PixelTable, WindowAttrs};
+use super::conv::{MIN_BLOCK, PixelTable, WindowAttrs, l2_bytes};
 use super::division::{Division, Shares, Split, Unit, Work};
 use super::qsplit::{Excesses, Parts};
 use super::qsums::Sums;
@@ -129,7 +129,7 @@ impl QconvStep {
             None => Split::choose(spec.members, &work),
         };
         let bytes_per_pixel = (src.bytes() as usize).div_ceil(nb_pixels);
-        let block = (L2_BYTES / bytes_per_pixel.max(1)).max(MIN_BLOCK);
+        let block = (l2_bytes() / bytes_per_pixel.max(1)).max(MIN_BLOCK);
         let shares = Shares::new(split, (nb_pixels, MR), nb_panels, block);
         let excesses =
             spec.parts.map(|parts| Excesses::new(parts, geometry, &spec.window, &spec.quads));

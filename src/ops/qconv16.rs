@@ -20,7 +20,7 @@ use skipstone_kernels::pack::ConvGeometry;
 use skipstone_kernels::qconv16::pack::panel_len;
 use skipstone_kernels::qconv16::{Kernel, MR, PanelArgs, TAP_LEN};
 
-use super::conv::{L2_BYTES, MIN_BLOCK, WindowAttrs, tap_table};
+use super::conv::{MIN_BLOCK, WindowAttrs, l2_bytes, tap_table};
 use super::division::{Shares, Split, Unit, Work};
 use super::qconv::{MACS_PER_BYTE, Operands};
 use super::qsums::Sums;
@@ -115,7 +115,7 @@ impl Qconv16Step {
         };
         let split = Split::choose(spec.members, &work);
         let bytes_per_pixel = (widened as usize).div_ceil(nb_pixels);
-        let block = (L2_BYTES / bytes_per_pixel.max(1)).max(MIN_BLOCK);
+        let block = (l2_bytes() / bytes_per_pixel.max(1)).max(MIN_BLOCK);
         let shares = Shares::new(split, (nb_pixels, MR), nb_panels, block);
         let nb_chunks = taps.len().div_ceil(CHUNK_TAPS);
         Self { taps, nb_chunks, split, shares, spec }

@@ -16,7 +16,7 @@
 //! as many bytes as the weights again, to load and to hold.
 
 use std::array::from_fn;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::ptr::{null, null_mut};
 
 use skipstone_kernels::layout::{C_BLOCK, OC_PANEL};
@@ -26,7 +26,7 @@ use skipstone_kernels::strassen::{Kernel, SourceArgs, WeightArgs};
 use super::conv::{ConvSpec, L1_BYTES, Segment, WindowAttrs, offsets};
 use super::division::{Shares, Split, Unit, Work};
 use super::{Act, Layout, Step, Worker, zero_frame};
-use crate::cpu;
+use crate::cpu::planned_l2_bytes;
 use crate::model::Weights;
 use crate::tensor::AlignedBuf;
 
@@ -172,8 +172,8 @@ pub(crate) struct StrassenStep {
     scratch_len: usize,
 }
 
-/// Sizes of L2 among target CPUs.
-const L2_BYTES: RangeInclusive<u64> = 512 << 10..=2 << 20;
+/// Bytes of L2 that are left for what passes while a block's operands stay.
+const PASSING_BYTES: usize = 256 << 10;
 /// Most bytes of sums of weights that a member keeps from one block to the next.
 const KEPT_BYTES: usize = 1 << 20;
 /// Fewest pairs of a block: enough to use weights on as they pass.
@@ -263,9 +263,8 @@ impl StrassenStep {
         let planes: usize = spec.segments.iter().map(|s| s.src.nb_planes()).sum();
         // Four sums of quarters, and three quarters.
         let pair_bytes = 7 * planes / 2 * C_BLOCK * size_of::<f32>();
-        // They may take three quarters of this CPU's L2: the more pairs share a sum of weights, the better.
-        let l2_bytes = cpu::l2_bytes().clamp(*L2_BYTES.start(), *L2_BYTES.end()) as usize;
-        let block = (l2_bytes / 4 * 3 / pair_bytes).max(MIN_BLOCK);
+        // The more pairs share a sum of weights, the better: all of L2 but room for weights and results.
+        let block = ((planned_l2_bytes() - PASSING_BYTES) / pair_bytes).max(MIN_BLOCK);
         let shares = Shares::new(split, (nb_pairs, MR), nb_panels, block);
         let longest = shares.longest_block();
 

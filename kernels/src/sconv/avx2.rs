@@ -6,7 +6,8 @@
 //! 2. The k-loop is unrolled within a tap, so that its addresses are immediates.
 //! 3. Tiles are 6 high and end in 5s and 4s (`row_tiles`), never in a thin one.
 //! 4. The first tiles prefetch the next weights into L2, a line at a time.
-//! 5. Half weights are widened as they are loaded (F16C), into the same two registers; the conversions
+//! 5. A tile prefetches its residual before its sums.
+//! 6. Half weights are widened as they are loaded (F16C), into the same two registers; the conversions
 //!    run on other ports than FMAs do.
 
 use crate::arrays::{from_fn, map};
@@ -160,8 +161,7 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
             from_fn(|r| load_sums(args.start, m + r))
         };
         if !args.residual.is_null() && !args.dst.is_null() {
-            // A line holds two pixels. The tile needs it hundreds of cycles later; unasked for, it would stall
-            // the end of the tile where the residual is not in L2.
+            // A line holds two pixels.
             for r in (0..ROWS).step_by(2) {
                 let res = args.residual.add(*args.res_pixels.add(m + r) as usize);
                 _mm_prefetch::<_MM_HINT_T0>(res.cast());
