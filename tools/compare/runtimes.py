@@ -41,6 +41,8 @@ CALIBRATION = 32
 # weights copied to huge pages, as a library or server keeps them, and as peers do.
 AVX2, IMPORTED, FLOAT = " (AVX2)", "skipstone of ORT's QDQ", "skipstone in f32"
 RESIDENT = "skipstone --no-mmap"
+# Ends the label of a peer whose int8 sums are told not to saturate.
+EXACT = ", exact"
 
 
 def skipstone_binary() -> str:
@@ -198,7 +200,7 @@ class Network:
         if self.dtype == "f32":
             return {peer: self.file_for(peer)}
         kinds = {
-            "onnxruntime": {"QDQ": "qdq", "QOperator": "qoperator"},
+            "onnxruntime": {"QDQ": "qdq", "QOperator": "qoperator", f"QDQ{EXACT}": "qdq"},
             "openvino": {"NNCF": "nncf"},
             # Of files with a scale per channel, its own engine takes nothing.
             "deepsparse": {"QDQ": "deepsparse-qdq", "QOperator": "deepsparse-qoperator"},
@@ -296,6 +298,7 @@ class Peer:
         python = network.environments.python(name)
         self.command = [str(python), str(HERE / "peers.py"), name, str(file)]
         self.command += ["--threads", str(threads), "--batch", str(batch), "--input", str(network.input(batch))]
+        self.command += ["--exact"] if label.endswith(EXACT) else []
         self.environment = clean_environment(cap)
         self.process = None
 
