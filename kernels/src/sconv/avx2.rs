@@ -179,6 +179,12 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
             for _ in 0..FETCH {
                 fetch();
             }
+            if TAP > 0 && FETCH > 0 {
+                let ahead = rows[0].wrapping_add(tap + 8 * MR);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(16).cast());
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(32).cast());
+            }
             if TAP > 0 {
                 const { assert!(TAP.is_multiple_of(UNROLLED_STEPS)) };
                 for _ in 0..TAP / UNROLLED_STEPS {
