@@ -6,7 +6,8 @@
 //! 2. The k-loop is unrolled within a tap, so that its addresses are immediates.
 //! 3. Tiles are 6 high and end in 5s and 4s (`row_tiles`), never in a thin one.
 //! 4. The first tiles prefetch the next weights into L2, a line at a time.
-//! 5. A tile prefetches its residual before its sums.
+//! 5. A tile prefetches its residual before its sums, and the pixels of the next tile tap by tap: they lie in as many
+//!    planes as there are taps, too many streams for the hardware's own prefetch.
 //! 6. Half weights are widened as they are loaded (F16C), into the same two registers; the conversions
 //!    run on other ports than FMAs do.
 
@@ -131,6 +132,9 @@ struct Fetch<W> {
     tiles: usize,
 }
 
+/// f32 of a cache line.
+const LINE: usize = 16;
+
 /// Steps of k that are unrolled within a tap; all eight are more than the compiler unrolls.
 const UNROLLED_STEPS: usize = 4;
 
@@ -180,10 +184,11 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
                 fetch();
             }
             if TAP > 0 && FETCH > 0 {
-                let ahead = rows[0].wrapping_add(tap + 8 * MR);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(16).cast());
-                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(32).cast());
+                // Where the next tile's pixels are if they follow these, as most do.
+                let ahead = rows[0].wrapping_add(tap + MR * C_BLOCK);
+                for line in 0..MR * C_BLOCK / LINE {
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line * LINE).cast());
+                }
             }
             if TAP > 0 {
                 const { assert!(TAP.is_multiple_of(UNROLLED_STEPS)) };
