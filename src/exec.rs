@@ -11,6 +11,7 @@ use crate::model::Model;
 use crate::ops::Worker;
 use crate::ops::input::Inputs;
 use crate::plan::{self, Algorithm, Numerics, Plan, PlanSummary};
+use crate::sync::{AtomicU64, Ordering};
 use crate::tensor::AlignedBuf;
 use crate::threads::{Queue, Runtime};
 use crate::tune::Tables;
@@ -132,6 +133,10 @@ impl Memory {
             queues[i % 2][member].fill(units);
         };
         (0..count).for_each(|member| fill(0, member));
+        // When the last member was done with a step, of every other one. A member that is off the CPU in a barrier may find
+        // its share of the next step done by others, and would take that step for short.
+        let clock = Instant::now();
+        let ends = [AtomicU64::new(0), AtomicU64::new(0)];
         runtime.fork(&|member| {
             let _flush = FlushDenormals::set();
             // SAFETY: the arena is valid for its length while `fork` runs, `self` is borrowed
@@ -144,22 +149,24 @@ impl Memory {
                     inputs,
                 )
             };
-            let times = times.filter(|_| member == 0);
-            let mut start = times.map(|_| Instant::now());
+            let mut start = 0;
             for (i, (step, entry)) in plan.steps.iter().zip(&plan.entries).enumerate() {
                 worker.queues = &queues[i % 2];
                 fill(i + 1, member);
                 // SAFETY: the arena and scratch are as long as the plan asked; every member runs
                 // every step in order, with a barrier in between, before which each filled its queue for the step.
                 unsafe { step.run(&worker) };
+                if times.is_some() {
+                    ends[i % 2].fetch_max(clock.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                }
                 if !runtime.barrier() {
                     return;
                 }
-                if let (Some(times), Some(start)) = (times, &mut start) {
-                    let now = Instant::now();
+                if let Some(times) = times.filter(|_| member == 0) {
+                    let end = ends[i % 2].load(Ordering::Relaxed);
                     // SAFETY: entries index the summary, as times do; only member 0 writes them.
-                    unsafe { *times.at(*entry) += now.duration_since(*start).as_nanos() as u64 };
-                    *start = now;
+                    unsafe { *times.at(*entry) += end - start };
+                    start = end;
                 }
             }
         })
