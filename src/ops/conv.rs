@@ -431,10 +431,8 @@ impl ConvPlan {
         unsafe { zero_frame(worker, dst) };
         let scratch = worker.scratch(self.scratch_len);
         let residual = spec.residual.as_ref().zip(spec.res_pixels.as_ref());
-        let mut gathered_block = None;
-        for Unit { block, panel, .. } in self.shares.turns(worker) {
-            if gathered_block != Some(block.start) {
-                gathered_block = Some(block.start);
+        for Unit { block, is_new_block, panel, .. } in self.shares.turns(worker) {
+            if is_new_block {
                 for (segment, gathered) in spec.segments.iter().zip(&self.gathered) {
                     if let Some(gathered) = gathered {
                         // SAFETY: the caller's; scratch memory has a place for it, and no kernel runs.

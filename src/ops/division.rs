@@ -123,8 +123,10 @@ fn blocks(pixels: Range<usize>, block: usize) -> impl Iterator<Item = Range<usiz
 /// All members' shares of a step's work.
 pub(crate) struct Shares {
     members: Vec<Share>,
-    /// Fewest units for which a member takes over a block from another.
+    /// Fewest units left of another's share for which a member takes over any.
     least: usize,
+    longest_block: usize,
+    most_panels: usize,
 }
 
 /// One member's: these blocks of pixels by these panels, block by block.
@@ -146,8 +148,11 @@ impl Shares {
             let blocks = blocks(pixels, block).filter(|block| !block.is_empty());
             Share { blocks: blocks.collect(), panels }
         };
-        let members = (0..split.pixels * split.channels).map(share).collect();
-        Self { members, least: 1 }
+        let members: Vec<_> = (0..split.pixels * split.channels).map(share).collect();
+        let lengths = members.iter().flat_map(|share| &share.blocks).map(Range::len);
+        let longest_block = lengths.max().unwrap_or(0);
+        let most_panels = members.iter().map(|share| share.panels.len()).max().unwrap_or(0);
+        Self { members, least: 1, longest_block, most_panels }
     }
 
     /// The same where taking over a block costs as much as `least` units of it.
@@ -157,7 +162,7 @@ impl Shares {
 
     /// Pixels of the longest block.
     pub(crate) fn longest_block(&self) -> usize {
-        self.members.iter().flat_map(|share| &share.blocks).map(Range::len).max().unwrap_or(0)
+        self.longest_block
     }
 
     /// Most blocks of a member.
@@ -167,7 +172,7 @@ impl Shares {
 
     /// Most panels of a member.
     pub(crate) fn most_panels(&self) -> usize {
-        self.members.iter().map(|share| share.panels.len()).max().unwrap_or(0)
+        self.most_panels
     }
 
     /// Units of a member's share.
@@ -178,14 +183,16 @@ impl Shares {
     /// The units that this member computes, its own ones first.
     pub(crate) fn turns<'a>(&'a self, worker: &Worker<'a>) -> Turns<'a> {
         let (member, queues) = (worker.member, worker.queues);
-        Turns { shares: self, queues, member, owner: member, taken: 0..0 }
+        Turns { shares: self, queues, member, owner: member, taken: 0..0, block: None }
     }
 }
 
 /// What a member computes at a time.
 pub(crate) struct Unit {
-    /// Pixels; all members' blocks that start with the same pixel are equal.
+    /// Pixels.
     pub(crate) block: Range<usize>,
+    /// Whether the unit before was of another block, or there was none.
+    pub(crate) is_new_block: bool,
     pub(crate) panel: usize,
     /// The panel that follows in this block, most likely by this member.
     pub(crate) next: Option<usize>,
@@ -201,6 +208,8 @@ pub(crate) struct Turns<'a> {
     /// Whose units were taken, and which of them remain to be computed.
     owner: usize,
     taken: Range<usize>,
+    /// Where the last unit's block starts: all members' blocks that start with the same pixel are equal.
+    block: Option<usize>,
 }
 
 impl Turns<'_> {
@@ -208,7 +217,7 @@ impl Turns<'_> {
         if let Some(units) = self.queues[self.member].take() {
             return Some((self.member, units));
         }
-        let Shares { members, least } = self.shares;
+        let Shares { members, least, .. } = self.shares;
         loop {
             let left = |owner: &usize| self.queues[*owner].len();
             let owner = (0..members.len()).max_by_key(left).filter(|o| left(o) >= *least)?;
@@ -228,13 +237,15 @@ impl Iterator for Turns<'_> {
         }
         let unit = self.taken.next()?;
         let Share { blocks, panels } = &self.shares.members[self.owner];
-        let (block, panel) = (unit / panels.len(), panels.start + unit % panels.len());
+        let (i, panel) = (unit / panels.len(), panels.start + unit % panels.len());
+        let block = blocks[i].clone();
         Some(Unit {
-            block: blocks[block].clone(),
+            is_new_block: self.block.replace(block.start) != Some(block.start),
+            block,
             panel,
             next: Some(panel + 1).filter(|next| *next < panels.end),
             // Others take from the end, so all units before are its own.
-            again: block > 0 && self.owner == self.member,
+            again: i > 0 && self.owner == self.member,
         })
     }
 }
@@ -258,7 +269,7 @@ mod tests {
         }
         let turns = |&member: &usize| {
             let queues = &queues[..];
-            (member, Turns { shares, queues, member, owner: member, taken: 0..0 })
+            (member, Turns { shares, queues, member, owner: member, taken: 0..0, block: None })
         };
         let mut members: Vec<_> = order.iter().map(turns).collect();
         let mut counts = vec![vec![0; size.1]; size.0];

@@ -189,15 +189,13 @@ impl Step for QconvStep {
         // SAFETY: this step writes `dst`, and its frame only here.
         unsafe { zero_frame(worker, &dst.0) };
         let partial = worker.scratch(self.scratch_len()).cast::<i32>();
-        let mut searched_block = None;
         // The few large activations of the block, if they are few.
         let mut found = None;
-        for Unit { block, panel, .. } in self.shares.turns(worker) {
+        for Unit { block, is_new_block, panel, .. } in self.shares.turns(worker) {
             let src_pixels = &src.1[block.clone()];
             if let Some(excesses) = &self.excesses
-                && searched_block != Some(block.start)
+                && is_new_block
             {
-                searched_block = Some(block.start);
                 let sums_len = self.shares.longest_block() * OC_PANEL;
                 // SAFETY: the parts are of the step before; scratch memory has a place for this behind
                 // the sums, and the next block is the next to use it.

@@ -494,8 +494,7 @@ impl Step for StrassenStep {
         // SAFETY: this step writes `dst`, and its frame only here.
         unsafe { zero_frame(worker, &self.spec.dst) };
         let scratch = worker.scratch(self.scratch_len);
-        let mut added_block = None;
-        for Unit { block, panel: pair, next, again } in self.shares.turns(worker) {
+        for Unit { block, is_new_block, panel: pair, next, again } in self.shares.turns(worker) {
             let again = again && self.keeps_weights;
             let sums_of = |pair: usize| {
                 let place = if self.keeps_weights { pair % self.shares.most_panels() } else { 0 };
@@ -504,8 +503,7 @@ impl Step for StrassenStep {
             let next = next.map(|next| (next, Some(sums_of(next)).filter(|_| again)));
             // SAFETY: the caller's; scratch memory has places for these sums, and nothing else is in them.
             unsafe {
-                if added_block != Some(block.start) {
-                    added_block = Some(block.start);
+                if is_new_block {
                     self.add_sources(worker, block.clone(), scratch);
                 }
                 if !again {

@@ -487,12 +487,10 @@ impl<A: Arithmetic> Step for OwnStep<A> {
         unsafe { zero_frame(worker, &conv.place.dst) };
         let scratch = worker.scratch(self.scratch_len());
         let v = scratch.wrapping_add(conv.products_len()).cast::<A::Factor>();
-        let mut transformed_block = None;
-        for Unit { block, panel, .. } in self.shares.turns(worker) {
+        for Unit { block, is_new_block, panel, .. } in self.shares.turns(worker) {
             // SAFETY: V and M are this member's; units are disjoint tiles x panels of `dst`, and each is one member's.
             unsafe {
-                if transformed_block != Some(block.start) {
-                    transformed_block = Some(block.start);
+                if is_new_block {
                     conv.transform_input(worker, block.clone(), 0..conv.ic_blocks(), v);
                 }
                 conv.products(worker, block, panel, v, scratch);

@@ -32,8 +32,8 @@ impl Queue {
     /// for all that its core has stored before.)
     pub(crate) fn take(&self) -> Option<Range<usize>> {
         let upto = |start: u64, end: u64| start + (end - start).div_ceil(4);
-        let before = self.update(|start, end| (start < end).then(|| (upto(start, end), end)))?;
-        Some(before.start..upto(before.start as u64, before.end as u64) as usize)
+        let (start, end) = self.update(|start, end| (upto(start, end), end))?;
+        Some(start as usize..upto(start, end) as usize)
     }
 
     /// Takes the last `row` of units, counted from 0, as far as it is left; half of it if nothing else is.
@@ -42,19 +42,20 @@ impl Queue {
             let last = (end - 1) / row as u64 * row as u64;
             if start < last { last } else { start + (end - start) / 2 }
         };
-        let before = self.update(|start, end| (start < end).then(|| (start, from(start, end))))?;
-        Some(from(before.start as u64, before.end as u64) as usize..before.end)
+        let (start, end) = self.update(|start, end| (start, from(start, end)))?;
+        Some(from(start, end) as usize..end as usize)
     }
 
-    /// Sets what `next` makes of start and end; returns what they were.
-    fn update(&self, next: impl Fn(u64, u64) -> Option<(u64, u64)>) -> Option<Range<usize>> {
+    /// Unless it is empty, sets what `next` makes of start and end; returns what they were.
+    fn update(&self, next: impl Fn(u64, u64) -> (u64, u64)) -> Option<(u64, u64)> {
         let set = |value| {
             let (start, end) = unpack(value);
-            next(start, end).map(|(start, end)| pack(start, end))
+            (start < end).then(|| {
+                let (start, end) = next(start, end);
+                pack(start, end)
+            })
         };
-        let before = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set).ok()?;
-        let (start, end) = unpack(before);
-        Some(start as usize..end as usize)
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set).ok().map(unpack)
     }
 }
 

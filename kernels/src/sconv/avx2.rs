@@ -28,7 +28,7 @@ pub const HALF: Kernel<f16> = Kernel::new("avx2-hconv-6x16", Isa::Avx2, panel::<
 
 /// An element type of weights.
 trait Weight: Sized {
-    /// Weights per cache line.
+    /// Elements per cache line.
     const LINE: usize = 64 / size_of::<Self>();
     /// Whether a tap of 8 channels is unrolled. Not where weights are converted: the compiler would
     /// convert a whole tap's first, and spill.
@@ -132,9 +132,6 @@ struct Fetch<W> {
     tiles: usize,
 }
 
-/// f32 of a cache line.
-const LINE: usize = 16;
-
 /// Steps of k that are unrolled within a tap; all eight are more than the compiler unrolls.
 const UNROLLED_STEPS: usize = 4;
 
@@ -186,8 +183,8 @@ unsafe fn tile<W: Weight, const ROWS: usize, const TAP: usize, const FETCH: usiz
             if TAP > 0 && FETCH > 0 {
                 // Where the next tile's pixels are if they follow these, as most do.
                 let ahead = rows[0].wrapping_add(tap + MR * C_BLOCK);
-                for line in 0..MR * C_BLOCK / LINE {
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line * LINE).cast());
+                for line in 0..MR * C_BLOCK / f32::LINE {
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line * f32::LINE).cast());
                 }
             }
             if TAP > 0 {
