@@ -111,17 +111,16 @@ pub(super) fn tap_table(act: &Act, window: &WindowAttrs, ic_blocks: usize) -> Ve
     }
 }
 
-/// Bytes of source that a block of pixels may keep in L2: a quarter. Weights, results and, on shared cores, other
-/// threads use the rest.
-pub(super) fn l2_bytes() -> usize {
-    planned_l2_bytes() / 4
+/// About how many of `nb_pixels` pixels a block has whose source, of `bytes` for all, stays in L2: in a quarter of it. Weights,
+/// results and, on shared cores, other threads use the rest.
+pub(super) fn pixels_in_l2(bytes: usize, nb_pixels: usize) -> usize {
+    // Fewest pixels of a block: enough to use weights on as they pass.
+    const MIN_BLOCK: usize = 8 * MR;
+    (planned_l2_bytes() / 4 / bytes.div_ceil(nb_pixels).max(1)).max(MIN_BLOCK)
 }
 
 /// Bytes of weights that a chunk of taps may keep in L1: half of the smallest among target CPUs (32 KiB).
 pub(super) const L1_BYTES: usize = 16 << 10;
-
-/// Fewest pixels of a block: enough to use weights on as they pass.
-pub(super) const MIN_BLOCK: usize = 8 * MR;
 
 /// An element type of weights for arithmetic in f32.
 pub(crate) trait WeightType: Copy + Send + Sync + 'static {
@@ -177,7 +176,7 @@ pub(crate) struct ConvSpec {
     pub(crate) res_pixels: Option<PixelTable>,
     pub(crate) dst_pixels: PixelTable,
     pub(crate) members: usize,
-    /// How members divide the work; by [`Split::choose`] where absent.
+    /// How members divide the work; see [`Split::of`].
     pub(crate) division: Option<Division>,
 }
 
@@ -326,12 +325,9 @@ impl ConvPlan {
         bias[..spec.bias.len()].copy_from_slice(&spec.bias);
         let src_bytes: u64 = spec.segments.iter().map(|s| s.src.bytes()).sum();
         let work = Work::f32(nb_pixels, nb_panels, weight_bytes, src_bytes);
-        let split = match spec.division {
-            Some(division) => Split::by(division, spec.members),
-            None => Split::choose(spec.members, &work),
-        };
+        let split = Split::of(spec.division, spec.members, &work);
         let read: usize = spec.segments.iter().map(Segment::bytes_read).sum();
-        let block = (l2_bytes() / read.div_ceil(nb_pixels).max(1)).max(MIN_BLOCK);
+        let block = pixels_in_l2(read, nb_pixels);
         let mut chunks = Vec::new();
         for (segment, (spec, taps)) in spec.segments.iter().zip(&taps).enumerate() {
             // Weights of any type as if they were f32: longer chunks would push out the source.

@@ -55,11 +55,12 @@ impl Work {
 }
 
 impl Split {
-    /// The division of one kind.
-    pub(super) fn by(division: Division, members: usize) -> Self {
+    /// The division that is asked for, or else the best by [`Self::choose`].
+    pub(super) fn of(division: Option<Division>, members: usize, work: &Work) -> Self {
         match division {
-            Division::Pixels => Self { pixels: members, channels: 1 },
-            Division::Channels => Self { pixels: 1, channels: members },
+            Some(Division::Pixels) => Self { pixels: members, channels: 1 },
+            Some(Division::Channels) => Self { pixels: 1, channels: members },
+            None => Self::choose(members, work),
         }
     }
 

@@ -17,7 +17,7 @@ use skipstone_kernels::qconv::{
     Kernel, MR, PanelArgs, QUAD, QUAD_LEN, QUADS_PER_BLOCK, Strip, nb_quads,
 };
 
-use super::conv::{MIN_BLOCK, PixelTable, WindowAttrs, l2_bytes};
+use super::conv::{PixelTable, WindowAttrs, pixels_in_l2};
 use super::division::{Division, Shares, Split, Unit, Work};
 use super::qsplit::{Excesses, Parts};
 use super::qsums::Sums;
@@ -68,7 +68,7 @@ pub(crate) struct QconvSpec {
     pub(crate) sums: Sums,
     pub(crate) operands: Operands,
     pub(crate) members: usize,
-    /// How members divide the work; by [`Split::choose`] where absent.
+    /// How members divide the work; see [`Split::of`].
     pub(crate) division: Option<Division>,
     /// The source's two parts, if a step before makes them.
     pub(crate) parts: Option<Parts>,
@@ -124,12 +124,8 @@ impl QconvStep {
             src: src.bytes(),
             arithmetic: weights as f64 * nb_pixels as f64 / MACS_PER_BYTE,
         };
-        let split = match spec.division {
-            Some(division) => Split::by(division, spec.members),
-            None => Split::choose(spec.members, &work),
-        };
-        let bytes_per_pixel = (src.bytes() as usize).div_ceil(nb_pixels);
-        let block = (l2_bytes() / bytes_per_pixel.max(1)).max(MIN_BLOCK);
+        let split = Split::of(spec.division, spec.members, &work);
+        let block = pixels_in_l2(src.bytes() as usize, nb_pixels);
         let shares = Shares::new(split, (nb_pixels, MR), nb_panels, block);
         let excesses =
             spec.parts.map(|parts| Excesses::new(parts, geometry, &spec.window, &spec.quads));

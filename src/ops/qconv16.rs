@@ -20,7 +20,7 @@ use skipstone_kernels::pack::ConvGeometry;
 use skipstone_kernels::qconv16::pack::panel_len;
 use skipstone_kernels::qconv16::{Kernel, MR, PanelArgs, TAP_LEN};
 
-use super::conv::{MIN_BLOCK, WindowAttrs, l2_bytes, tap_table};
+use super::conv::{WindowAttrs, pixels_in_l2, tap_table};
 use super::division::{Shares, Split, Unit, Work};
 use super::qconv::{MACS_PER_BYTE, Operands};
 use super::qsums::Sums;
@@ -114,8 +114,7 @@ impl Qconv16Step {
             arithmetic: weights as f64 * nb_pixels as f64 / MACS_PER_BYTE,
         };
         let split = Split::choose(spec.members, &work);
-        let bytes_per_pixel = (widened as usize).div_ceil(nb_pixels);
-        let block = (l2_bytes() / bytes_per_pixel.max(1)).max(MIN_BLOCK);
+        let block = pixels_in_l2(widened as usize, nb_pixels);
         let shares = Shares::new(split, (nb_pixels, MR), nb_panels, block);
         let nb_chunks = taps.len().div_ceil(CHUNK_TAPS);
         Self { taps, nb_chunks, split, shares, spec }

@@ -256,10 +256,7 @@ impl StrassenStep {
         let src_bytes: u64 = spec.segments.iter().map(|s| s.src.bytes()).sum();
         let nb_panels = dst.shape.c / (2 * OC_PANEL);
         let work = Work::f32(nb_pairs, nb_panels, 2 * weight_bytes, src_bytes);
-        let split = match spec.division {
-            Some(division) => Split::by(division, spec.members),
-            None => Split::choose(spec.members, &work),
-        };
+        let split = Split::of(spec.division, spec.members, &work);
         let planes: usize = spec.segments.iter().map(|s| s.src.nb_planes()).sum();
         // Four sums of quarters, and three quarters.
         let pair_bytes = 7 * planes / 2 * C_BLOCK * size_of::<f32>();
