@@ -15,7 +15,7 @@ use skipstone::import::{ImportOptions, onnx_file};
 use skipstone::{Executor, ExecutorOptions, Isa, Model, Runtime};
 use skipstone_kernels::qconv::{self, GROUPS, JobDst, MR, PanelJob, QUAD_LEN, StripJob, nb_quads};
 use skipstone_kernels::qwinograd::{
-    self, FilterArgs, InputArgs, MultiplyArgs, OutputArgs, Tile, Variant, point_stride,
+    self, FilterArgs, InputArgs, MultiplyArgs, OutputArgs, Tile, TileRun, Variant, point_stride,
 };
 use skipstone_kernels::registry;
 use skipstone_kernels::requant::{BeforeAdd, Dst, Requant, Residual};
@@ -196,11 +196,11 @@ fn qwinograd_digest(kernel: &qwinograd::Kernel, max: u8) -> blake3::Hash {
             point_stride: strides[1],
         });
         kernel.multiply_raw(&MultiplyArgs {
-            nb_points,
+            t,
             v: v.as_ptr().cast(),
             v_point_stride: strides[1],
             v_block_stride: block_stride,
-            nb_tiles: tiles.len(),
+            tiles: TileRun::whole(tiles.len()),
             nb_blocks: NB_BLOCKS,
             u: u.as_ptr().cast(),
             u_point_stride: strides[0],

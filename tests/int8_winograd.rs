@@ -10,7 +10,8 @@ use common::{Line, Rng};
 use skipstone_kernels::qwinograd::pack::{pack, packed_len, panel_len};
 use skipstone_kernels::qwinograd::reference::{Matrix, filter_matrix, input_matrix, sandwich};
 use skipstone_kernels::qwinograd::{
-    FilterArgs, InputArgs, Kernel, MultiplyArgs, OutputArgs, Tile, Variant, certified, point_stride,
+    FilterArgs, InputArgs, Kernel, MultiplyArgs, OutputArgs, Tile, TileRun, Variant, certified,
+    point_stride,
 };
 use skipstone_kernels::registry;
 use skipstone_kernels::requant::{Dst, Requant, Residual};
@@ -79,7 +80,7 @@ fn transform_filter_is_its_matrix() {
                 let (block, lane) = (at / tap, at % tap);
                 let filter =
                     grid(3, 3, |i, j| i64::from(src[(block * 9 + 3 * i + j) * tap + lane]));
-                let expected = sandwich(&g, &filter);
+                let expected = sandwich(&g, &filter, &g);
                 for p in 0..t * t {
                     let found = i64::from(u[p * stride + at]);
                     assert_eq!(found, expected[p / t][p % t], "{} point {p}", kernel.name);
@@ -96,7 +97,7 @@ fn transform_filter_is_its_matrix() {
 fn transform_input_is_its_matrix_and_reads_only_what_exists() {
     let mut rng = Rng(2);
     for (kernel, place) in available() {
-        let (t, b) = (kernel.variant.t(), input_matrix(kernel.variant));
+        let (variant, t) = (kernel.variant, kernel.variant.t());
         let (height, width, nb_blocks) = (t + 3, t + 5, 2);
         let (row_stride, plane_stride) = (width * C, height * width * C);
         let src: Vec<u8> = (0..nb_blocks * plane_stride)
@@ -104,8 +105,10 @@ fn transform_input_is_its_matrix_and_reads_only_what_exists() {
             .collect();
         let src = place.copy(&src);
         // Every extent that a tile can have, each with its corner so that the rest is outside.
-        let tiles: Vec<Tile> = (1..=t)
-            .flat_map(|rows| (1..=t).map(move |columns| (rows, columns)))
+        let has_partial = variant.tile().points(1) < t;
+        let least = if has_partial { variant.tile().reach(1) } else { 1 };
+        let tiles: Vec<Tile> = (least..=t)
+            .flat_map(|rows| (least..=t).map(move |columns| (rows, columns)))
             .map(|(rows, columns)| {
                 let (y, x) = (if rows == t { 1 } else { height - rows }, width - columns);
                 Tile {
@@ -139,27 +142,26 @@ fn transform_input_is_its_matrix_and_reads_only_what_exists() {
         for (block, (index, tile)) in
             (0..nb_blocks).flat_map(|block| tiles.iter().enumerate().map(move |t| (block, t)))
         {
-            // What does not exist may be anything: points that it does not reach are right.
             let [rows, columns] = tile.src_extent.map(usize::from);
-            let known = |p: usize| {
+            let [n, m] = [rows, columns].map(|extent| if has_partial { extent } else { t });
+            let (b_rows, b_columns) = (input_matrix(variant, n), input_matrix(variant, m));
+            // What does not exist may be anything: points that it does not reach are right.
+            let known = |i: usize, j: usize| {
                 let reaches = |row: &[i64], size: usize| row[size..].iter().any(|c| *c != 0);
-                !reaches(&b[p / t], rows) && !reaches(&b[p % t], columns)
+                !reaches(&b_rows[i], rows) && !reaches(&b_columns[j], columns)
             };
             for c in 0..C {
-                let d = grid(t, t, |i, j| {
+                let d = grid(n, m, |i, j| {
                     let at = block * plane_stride + tile.src as usize + c;
                     let exists = i < rows && j < columns;
                     if exists { i64::from(src[at + i * row_stride + j * C]) } else { 0 }
                 });
-                let expected = sandwich(&b, &d);
-                for p in (0..t * t).filter(|p| known(*p)) {
-                    let found = v[p * stride + block * block_stride + index * C + c];
-                    assert_eq!(
-                        i64::from(found),
-                        expected[p / t][p % t],
-                        "{} point {p} of {tile:?}",
-                        kernel.name
-                    );
+                let expected = sandwich(&b_rows, &d, &b_columns);
+                let points = (0..n).flat_map(|i| (0..m).map(move |j| (i, j)));
+                for (i, j) in points.filter(|(i, j)| known(*i, *j)) {
+                    let at = (i * t + j) * stride + block * block_stride + index * C + c;
+                    let found = i64::from(v[at]);
+                    assert_eq!(found, expected[i][j], "{} {i} {j} of {tile:?}", kernel.name);
                 }
             }
         }
@@ -275,11 +277,11 @@ impl Case {
                             point_stride: u_stride,
                         });
                         kernel.multiply_raw(&MultiplyArgs {
-                            nb_points,
+                            t,
                             v: v.as_ptr().cast::<i16>().add(first * nb_tiles * C),
                             v_point_stride: v_stride,
                             v_block_stride: nb_tiles * C,
-                            nb_tiles,
+                            tiles: TileRun::whole(nb_tiles),
                             nb_blocks: chunk,
                             u: u.as_ptr().cast(),
                             u_point_stride: u_stride,
@@ -382,7 +384,7 @@ fn the_largest_transforms_overflow_without_trace() {
     let [oc, ic, h, w] = [16, 32, 8, 8];
     for variant in Variant::ALL {
         let (t, m) = (variant.t(), variant.m());
-        let (b, g) = (input_matrix(variant), filter_matrix(variant));
+        let (b, g) = (input_matrix(variant, t), filter_matrix(variant));
         for p in 0..t * t {
             for (most, least) in [(127i8, -127i8), (-128, 127)] {
                 let positive = |l: &Matrix, i: usize, j: usize| l[p / t][i] * l[p % t][j] > 0;

@@ -19,7 +19,7 @@ use skipstone_kernels::winograd::reference::{
     Matrix, filter_matrix, input_matrix, output_matrix, sandwich,
 };
 use skipstone_kernels::winograd::{
-    FilterArgs, InputArgs, Kernel, MultiplyArgs, OutputArgs, Tile, Variant, point_stride,
+    FilterArgs, InputArgs, Kernel, MultiplyArgs, OutputArgs, Tile, TileRun, Variant, point_stride,
 };
 
 fn lines(place: Placement, len: usize, fill: f32) -> Guarded<Line> {
@@ -37,10 +37,10 @@ fn transform_tolerance(magnitude: f64) -> f64 {
     4.0 * 2f64.powi(-24) * magnitude + 1e-30
 }
 
-/// `l * x * l^T`, and the same with absolute values: the magnitude of what is added.
-fn expected(l: &Matrix, x: &Matrix) -> (Matrix, Matrix) {
+/// `l * x * r^T`, and the same with absolute values: the magnitude of what is added.
+fn expected(l: &Matrix, x: &Matrix, r: &Matrix) -> (Matrix, Matrix) {
     let abs = |m: &Matrix| m.iter().map(|r| r.iter().map(|v| v.abs()).collect()).collect();
-    (sandwich(l, x), sandwich(&abs(l), &abs(x)))
+    (sandwich(l, x, r), sandwich(&abs(l), &abs(x), &abs(r)))
 }
 
 fn grid(rows: usize, columns: usize, f: impl Fn(usize, usize) -> f32) -> Matrix {
@@ -72,7 +72,7 @@ fn transform_filter_is_its_matrix() {
             for at in 0..len {
                 let (block, lane) = (at / tap, at % tap);
                 let filter = grid(3, 3, |i, j| src[(block * 9 + 3 * i + j) * tap + lane]);
-                let (value, magnitude) = expected(&g, &filter);
+                let (value, magnitude) = expected(&g, &filter, &g);
                 for p in 0..t * t {
                     let (found, expected) = (f64::from(u[p * stride + at]), value[p / t][p % t]);
                     assert!(
@@ -93,13 +93,20 @@ fn transform_filter_is_its_matrix() {
 fn transform_input_is_its_matrix_and_reads_only_what_exists() {
     let mut rng = Rng(2);
     for (kernel, place) in available() {
-        let (t, b) = (kernel.variant.t(), input_matrix(kernel.variant));
+        let (variant, t) = (kernel.variant, kernel.variant.t());
         let (height, width, nb_blocks) = (t + 3, t + 5, 2);
         let (row_stride, plane_stride) = (width * C_BLOCK, height * width * C_BLOCK);
         let src = place.copy(&rng.vec(nb_blocks * plane_stride));
         // Every extent that a tile can have, each with its corner so that the rest is outside.
-        let tiles: Vec<Tile> = (1..=t)
-            .flat_map(|rows| (1..=t).map(move |columns| (rows, columns)))
+        let has_partial = variant.points(1) < t;
+        let extents: Vec<usize> = if has_partial {
+            (1..=variant.m()).map(|extent| variant.reach(extent)).collect()
+        } else {
+            (1..=t).collect()
+        };
+        let tiles: Vec<Tile> = extents
+            .iter()
+            .flat_map(|rows| extents.iter().map(move |columns| (*rows, *columns)))
             .map(|(rows, columns)| {
                 let (y, x) = (if rows == t { 1 } else { height - rows }, width - columns);
                 Tile {
@@ -132,21 +139,24 @@ fn transform_input_is_its_matrix_and_reads_only_what_exists() {
         let v = flat(&dst);
         for block in 0..nb_blocks {
             for (index, tile) in tiles.iter().enumerate() {
+                let [rows, columns] = tile.src_extent.map(usize::from);
+                // Of a partial tile, where variants have them, as many as it has rows or columns.
+                let [n, m] = [rows, columns].map(|extent| if has_partial { extent } else { t });
+                let (b_rows, b_columns) = (input_matrix(variant, n), input_matrix(variant, m));
                 for c in 0..C_BLOCK {
-                    let [rows, columns] = tile.src_extent.map(usize::from);
-                    let d = grid(t, t, |i, j| {
+                    let d = grid(n, m, |i, j| {
                         let at = block * plane_stride + tile.src as usize + c;
                         let exists = i < rows && j < columns;
                         if exists { src[at + i * row_stride + j * C_BLOCK] } else { 0.0 }
                     });
-                    let (value, magnitude) = expected(&b, &d);
-                    for p in 0..t * t {
-                        let at = p * stride + block * block_stride + index * C_BLOCK + c;
-                        let (found, expected) = (f64::from(v[at]), value[p / t][p % t]);
-                        let tolerance = transform_tolerance(magnitude[p / t][p % t]);
+                    let (value, magnitude) = expected(&b_rows, &d, &b_columns);
+                    for (i, j) in (0..n).flat_map(|i| (0..m).map(move |j| (i, j))) {
+                        let at = (i * t + j) * stride + block * block_stride + index * C_BLOCK + c;
+                        let (found, expected) = (f64::from(v[at]), value[i][j]);
+                        let tolerance = transform_tolerance(magnitude[i][j]);
                         assert!(
                             (found - expected).abs() <= tolerance,
-                            "{} point {p} of {tile:?}: {found}, expected {expected}",
+                            "{} point {i} {j} of {tile:?}: {found}, expected {expected}",
                             kernel.name
                         );
                     }
@@ -160,7 +170,7 @@ fn transform_input_is_its_matrix_and_reads_only_what_exists() {
 fn transform_output_is_its_matrix_and_writes_only_what_exists() {
     let mut rng = Rng(3);
     for (kernel, place) in available() {
-        let (t, m, a) = (kernel.variant.t(), kernel.variant.m(), output_matrix(kernel.variant));
+        let (variant, t, m) = (kernel.variant, kernel.variant.t(), kernel.variant.m());
         let extents: Vec<[u8; 2]> =
             (1..=m as u8).flat_map(|r| (1..=m as u8).map(move |c| [r, c])).collect();
         let nb_tiles = extents.len();
@@ -208,10 +218,13 @@ fn transform_output_is_its_matrix_and_writes_only_what_exists() {
             // SAFETY: the kernel is available, and the buffers have the lengths of the contract.
             unsafe { kernel.transform_output_raw(&args) };
             for (index, tile) in tiles.iter().enumerate() {
+                let points = tile.dst_extent.map(|extent| variant.points(extent.into()));
+                let [a_rows, a_columns] = points.map(|n| output_matrix(variant, n));
                 for c in 0..nb_blocks * C_BLOCK {
-                    let products =
-                        grid(t, t, |i, j| flat(&src)[(t * i + j) * stride + index * OC_PANEL + c]);
-                    let (value, magnitude) = expected(&a, &products);
+                    let products = grid(points[0], points[1], |i, j| {
+                        flat(&src)[(t * i + j) * stride + index * OC_PANEL + c]
+                    });
+                    let (value, magnitude) = expected(&a_rows, &products, &a_columns);
                     for i in 0..usize::from(tile.dst_extent[0]) {
                         for j in 0..usize::from(tile.dst_extent[1]) {
                             let at = c / 8 * block_stride + i * row_stride + j * C_BLOCK + c % 8;
@@ -255,9 +268,20 @@ fn rows(place: Placement, nb_points: usize, len: usize, rng: &mut Rng) -> (Guard
 fn multiply_is_a_matrix_product_around_the_tile() {
     let mut rng = Rng(5);
     for (kernel, place) in available() {
-        let nb_points = kernel.variant.nb_points();
-        let sizes = (1..=2 * MR + 1).flat_map(|t| [(t, 1, true), (t, 3, false)]);
-        for (nb_tiles, nb_blocks, first) in sizes {
+        let (t, nb_points) = (kernel.variant.t(), kernel.variant.nb_points());
+        let whole = (1..=2 * MR + 1).map(TileRun::whole);
+        let partial = [[0, 9, 3, 1], [3, 0, 0, 1], [7, 2, 1, 4], [0, 0, 5, 0], [4, 8, 0, 0]].map(
+            |[bottom, whole, right, corner]| TileRun {
+                bottom,
+                whole,
+                right,
+                corner,
+                points: [t - 1, t - 2],
+            },
+        );
+        let runs = whole.chain(partial).flat_map(|tiles| [(tiles, 1, true), (tiles, 3, false)]);
+        for (tiles, nb_blocks, first) in runs {
+            let nb_tiles = tiles.len();
             // `v` needs no alignment, and may end within a line.
             let v_stride = point_stride::<f32>(nb_blocks * nb_tiles * C_BLOCK);
             let v_len = (nb_points - 1) * v_stride + nb_blocks * nb_tiles * C_BLOCK;
@@ -268,11 +292,11 @@ fn multiply_is_a_matrix_product_around_the_tile() {
             // SAFETY: the kernel is available, and the buffers have the lengths of the contract.
             unsafe {
                 kernel.multiply_raw(&MultiplyArgs {
-                    nb_points,
+                    t,
                     v: v.as_ptr(),
                     v_point_stride: v_stride,
                     v_block_stride: nb_tiles * C_BLOCK,
-                    nb_tiles,
+                    tiles,
                     nb_blocks,
                     u: u.as_ptr(),
                     u_point_stride: u_stride,
@@ -283,27 +307,44 @@ fn multiply_is_a_matrix_product_around_the_tile() {
                 });
             }
             for (at, found) in flat(&m).iter().enumerate() {
-                let (p, t, o) = (at / m_stride, at % m_stride / OC_PANEL, at % OC_PANEL);
-                if t >= nb_tiles {
+                let (p, tile, o) = (at / m_stride, at % m_stride / OC_PANEL, at % OC_PANEL);
+                if tile >= nb_tiles {
                     assert!(found.is_nan(), "{} wrote between points", kernel.name);
+                    continue;
+                }
+                if !is_taken(&tiles, tile, p / t, p % t) {
+                    assert_eq!(
+                        *found, before[at],
+                        "{}: point {p}, {tile} of {tiles:?}",
+                        kernel.name
+                    );
                     continue;
                 }
                 let mut sum = if first { 0.0 } else { f64::from(before[at]) };
                 let mut magnitude = sum.abs();
                 for i in 0..nb_blocks * C_BLOCK {
-                    let x = v[p * v_stride + (i / C_BLOCK * nb_tiles + t) * C_BLOCK + i % C_BLOCK];
-                    let term = f64::from(x) * f64::from(u[p * u_stride + i * OC_PANEL + o]);
+                    let place = (i / C_BLOCK * nb_tiles + tile) * C_BLOCK + i % C_BLOCK;
+                    let term = f64::from(v[p * v_stride + place])
+                        * f64::from(u[p * u_stride + i * OC_PANEL + o]);
                     sum += term;
                     magnitude += term.abs();
                 }
                 assert!(
                     (f64::from(*found) - sum).abs() <= direct_tolerance(magnitude),
-                    "{}: point {p}, tile {t} of {nb_tiles}, channel {o}: {found}, expected {sum}",
+                    "{}: point {p}, {tile} of {tiles:?}, channel {o}: {found}, expected {sum}",
                     kernel.name
                 );
             }
         }
     }
+}
+
+/// Whether a tile of a run is taken at the point in row `i` and column `j`.
+fn is_taken(run: &TileRun, tile: usize, i: usize, j: usize) -> bool {
+    let inner = run.bottom + run.whole;
+    let is_bottom = tile < run.bottom || tile >= inner + run.right;
+    let is_right = tile >= inner;
+    (!is_bottom || i < run.points[0]) && (!is_right || j < run.points[1])
 }
 
 /// One convolution of an image by the kernels alone, no blocking: `[oc][h][w]`, h and w those of the output.
@@ -450,7 +491,15 @@ fn direct([oc, ic, h, w]: [usize; 4], stride: usize, x: &[f32], g: &[f32]) -> Ve
 #[test]
 fn kernels_convolve_within_the_variants_tolerance() {
     let mut rng = Rng(4);
-    let sizes = [[16, 64, 14, 14], [20, 9, 7, 7], [5, 256, 6, 9], [40, 24, 1, 1], [16, 512, 7, 7]];
+    let sizes = [
+        [16, 64, 14, 14],
+        [20, 9, 7, 7],
+        [5, 256, 6, 9],
+        [40, 24, 1, 1],
+        [16, 512, 7, 7],
+        [24, 40, 11, 6],
+        [16, 64, 5, 15],
+    ];
     for [oc, ic, h, w] in sizes {
         // Inputs as after a ReLU, weights as in a trained layer.
         let x: Vec<f32> = (0..ic * h * w).map(|_| rng.normal().max(0.0)).collect();

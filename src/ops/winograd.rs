@@ -25,7 +25,7 @@
 //!     for each panel of 16 output channels:
 //!         for each chunk of KC input channels:             all of them where U is ready
 //!             U = transform_filter(chunk)                  unless U is ready
-//!             for each of the t^2 points:
+//!             for each of the t^2 points:                 fewer of partial tiles
 //!                 M[point] += V[point][chunk] * U[point]   a matrix product: T x KC x 16
 //!         transform_output(M) -> dst                       with bias, residual and clamp
 //! ```
@@ -40,12 +40,13 @@ use skipstone_kernels::layout::OC_PANEL;
 use skipstone_kernels::pack::ConvGeometry;
 use skipstone_kernels::winograd::multiply::MR;
 use skipstone_kernels::winograd::{
-    FilterArgs, InputArgs, MultiplyArgs, Tile, Variant, point_stride,
+    FilterArgs, InputArgs, MultiplyArgs, Tile, TileRun, Variant, point_stride,
 };
 
 use super::conv::WindowAttrs;
 use super::division::{Shares, Split, Unit, Work};
 use super::{Act, Layout, Step, Worker, zero_frame};
+use crate::graph::Shape;
 use crate::threads::share;
 
 /// Filters as a step reads them.
@@ -157,6 +158,16 @@ pub(crate) struct Placement {
 pub(crate) fn nb_tiles(variant: Variant, dst: &Act) -> usize {
     let m = variant.m();
     dst.batch * dst.shape.h.div_ceil(m) * dst.shape.w.div_ceil(m)
+}
+
+/// Products of an image by a filter, per input channel.
+pub(crate) fn nb_products(variant: Variant, dst: Shape) -> usize {
+    let m = variant.m();
+    let side = |size: usize| {
+        let last = size % m;
+        size / m * variant.t() + if last > 0 { variant.points(last) } else { 0 }
+    };
+    side(dst.h) * side(dst.w)
 }
 
 /// Elements of the arena that a schedule needs for V.
@@ -343,6 +354,18 @@ impl<A: Arithmetic> Winograd<A> {
         unsafe { self.arithmetic.transform_input(&args) };
     }
 
+    /// Some consecutive ones of all tiles.
+    fn run(&self, tiles: &[Tile]) -> TileRun {
+        let variant = self.arithmetic.variant();
+        let mut counts = [0; 4];
+        tiles.iter().for_each(|tile| counts[kind(variant, tile)] += 1);
+        let [bottom, whole, right, corner] = counts;
+        let Shape { h, w, .. } = self.place.dst.shape;
+        // Of the last row and column of tiles.
+        let points = [h, w].map(|size| variant.points((size - 1) % variant.m() + 1));
+        TileRun { bottom, whole, right, corner, points }
+    }
+
     /// Multiplies and transforms back.
     ///
     /// # Safety
@@ -357,6 +380,7 @@ impl<A: Arithmetic> Winograd<A> {
         scratch: *mut f32,
     ) {
         let tiles = &self.tiles[tiles];
+        let run = self.run(tiles);
         let m = scratch.cast::<A::Sum>();
         let chunk = scratch.cast::<u8>().wrapping_add(self.m_bytes()).cast::<A::Factor>();
         match self.arithmetic.filters() {
@@ -365,7 +389,7 @@ impl<A: Arithmetic> Winograd<A> {
                 let u = &u[panel * self.nb_points() * stride..][..self.nb_points() * stride];
                 let (all, next) = (0..self.ic_blocks(), u.as_ptr_range().end.cast());
                 // SAFETY: the caller's; U holds a panel of points.
-                unsafe { self.multiply(tiles.len(), all, v, (u.as_ptr(), stride), m, next) };
+                unsafe { self.multiply(run, all, v, (u.as_ptr(), stride), m, next) };
             }
             Filters::Packed(filters) => {
                 let block = 9 * A::BLOCK * OC_PANEL;
@@ -384,7 +408,7 @@ impl<A: Arithmetic> Winograd<A> {
                     // SAFETY: the caller's; the chunk of U holds `kc` blocks of each point.
                     unsafe {
                         self.arithmetic.transform_filter(&args);
-                        self.multiply(tiles.len(), blocks, v, (chunk, stride), m, next);
+                        self.multiply(run, blocks, v, (chunk, stride), m, next);
                     }
                 }
             }
@@ -397,11 +421,11 @@ impl<A: Arithmetic> Winograd<A> {
     /// `M += V * U` over a chunk of input channels, for all points.
     ///
     /// # Safety
-    /// `v` holds `nb_tiles` transformed tiles, `u` these blocks of a panel's points at its stride, and
+    /// `v` holds these transformed tiles, `u` these blocks of a panel's points at its stride, and
     /// `m` [`Self::m_stride`] elements per point, of this member's.
     unsafe fn multiply(
         &self,
-        nb_tiles: usize,
+        tiles: TileRun,
         blocks: Range<usize>,
         v: *const A::Factor,
         (u, u_point_stride): (*const A::Factor, usize),
@@ -409,11 +433,11 @@ impl<A: Arithmetic> Winograd<A> {
         next: *const u8,
     ) {
         let args = MultiplyArgs {
-            nb_points: self.nb_points(),
+            t: self.arithmetic.variant().t(),
             v: v.wrapping_add(blocks.start * self.v_block_stride()),
             v_point_stride: self.v_stride(),
             v_block_stride: self.v_block_stride(),
-            nb_tiles,
+            tiles,
             nb_blocks: blocks.len(),
             u,
             u_point_stride,
@@ -422,12 +446,23 @@ impl<A: Arithmetic> Winograd<A> {
             first: blocks.start == 0,
             next,
         };
-        // SAFETY: a block of V holds `block >= nb_tiles` tiles; the rest is the caller's.
+        // SAFETY: a block of V holds `block >= tiles.len()` tiles; the rest is the caller's.
         unsafe { self.arithmetic.multiply(&args) };
     }
 }
 
-/// The tiles of the whole batch, row by row.
+/// Which of the parts of a [`TileRun`] a tile belongs to.
+fn kind(variant: Variant, tile: &Tile) -> usize {
+    let is_partial = |extent: u8| variant.points(usize::from(extent)) < variant.t();
+    match tile.dst_extent.map(is_partial) {
+        [true, false] => 0,
+        [false, false] => 1,
+        [false, true] => 2,
+        [true, true] => 3,
+    }
+}
+
+/// The tiles of the whole batch, row by row, and those together that are taken at as many points.
 fn tiles(variant: Variant, place: &Placement) -> Vec<Tile> {
     let Placement { src, dst, residual, window, .. } = place;
     let (m, t) = (variant.m(), variant.t());
@@ -463,6 +498,7 @@ fn tiles(variant: Variant, place: &Placement) -> Vec<Tile> {
             }
         }
     }
+    tiles.sort_by_key(|tile| kind(variant, tile));
     tiles
 }
 

@@ -22,7 +22,7 @@ use crate::knobs;
 use crate::model::Model;
 use crate::ops::division::Division;
 use crate::ops::quads::{Packing, Quads};
-use crate::ops::winograd::{Schedule, V_BLOCK_BYTES, nb_tiles, shared_len};
+use crate::ops::winograd::{Schedule, V_BLOCK_BYTES, nb_products, nb_tiles, shared_len};
 use crate::ops::{Act, Layout, qconv16, qsplit, strassen};
 use crate::threads::RuntimeReport;
 use crate::tune::{Layer, Table};
@@ -511,10 +511,10 @@ impl Site<'_> {
     /// Whether one of [`FASTEST`] pays, if it fits: there are tiles enough, or few overhang. Of images in f32 nothing
     /// but their size counts, so that results do not depend on the batch.
     fn pays(&self, algorithm: Algorithm) -> bool {
-        let (image, dst) = (Act { batch: 1, ..self.dst }, self.dst.shape);
+        let dst = self.dst.shape;
         match algorithm.variant() {
             Some(v @ Variant::F2S2) => {
-                let products = (nb_tiles(v, &image) * v.nb_points()) as f64;
+                let products = nb_products(v, dst) as f64;
                 products <= MAX_S2_PRODUCTS * (9 * dst.h * dst.w) as f64
             }
             Some(v) => self.int8.is_none() || nb_tiles(v, &self.dst) >= MIN_INT8_TILES,
@@ -688,13 +688,13 @@ fn fits_winograd(graph: &Graph, op: &Op, src: &Act, stride: usize) -> bool {
 
 /// The fastest algorithms by rule of thumb, for convolutions that Winograd fits: of stride 1, F(4x4, 3x3) needs a
 /// quarter of the multiplications, 2.25 times fewer than F(2x2, 3x3), and still the fewest on 7x7 images,
-/// where a quarter of its tiles overhangs. F(6x6, 3x3) needs a fifth on large images, but what its transforms
+/// where most of its tiles are partial. F(6x6, 3x3) needs a fifth on large images, but what its transforms
 /// move costs more: only a measurement chooses it.
 const FASTEST: [Algorithm; 3] =
     [Algorithm::WinogradF4, Algorithm::WinogradF2S2, Algorithm::Strassen];
 
-/// Most products of F(2x2, 3x3) of stride 2, relative to those of direct convolution: 0.69 where no tile overhangs, on
-/// 7x7 images 0.91, which transforms outweigh.
+/// Most products of F(2x2, 3x3) of stride 2, relative to those of direct convolution: 0.69 where all tiles are whole,
+/// 0.73 on 7x7 images; transforms outweigh what is left on the smallest.
 const MAX_S2_PRODUCTS: f64 = 0.8;
 
 /// Least and most work for which Strassen's algorithm is taken. What additions cost is in proportion to 1 / oc for the

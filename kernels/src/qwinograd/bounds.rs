@@ -31,14 +31,14 @@ pub(super) const fn inverse(variant: Variant) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reference::{Matrix, filter_matrix, input_matrix, scale};
+    use super::super::reference::{Matrix, filter_matrix, input_matrix, numbers_of_points, scale};
     use super::*;
 
-    /// The least and the largest entry of `l * x * l^T` over all `x` with entries in `low..=high`: an entry
+    /// The least and the largest entry of `l * x * r^T` over all `x` with entries in `low..=high`: an entry
     /// is linear in `x`, so each term takes the end that suits its sign.
-    fn extremes(l: &Matrix, low: i64, high: i64) -> (i64, i64) {
+    fn extremes([l, r]: [&Matrix; 2], low: i64, high: i64) -> (i64, i64) {
         let mut ends = (0, 0);
-        for (a, b) in l.iter().flat_map(|a| l.iter().map(move |b| (a, b))) {
+        for (a, b) in l.iter().flat_map(|a| r.iter().map(move |b| (a, b))) {
             let terms = a.iter().flat_map(|x| b.iter().map(move |y| x * y));
             let (least, most) = terms.fold((0, 0), |(least, most), c| {
                 (least + (c * low).min(c * high), most + (c * low).max(c * high))
@@ -52,8 +52,12 @@ mod tests {
     fn transforms_fit_16_bits_for_all_inputs() {
         let largest = |(least, most): (i64, i64)| most.max(-least);
         let found = Variant::ALL.map(|variant| {
-            let input = largest(extremes(&input_matrix(variant), 0, 255));
-            let filter = largest(extremes(&filter_matrix(variant), -128, 127));
+            let matrices: Vec<_> =
+                numbers_of_points(variant).map(|n| input_matrix(variant, n)).collect();
+            let pairs = matrices.iter().flat_map(|l| matrices.iter().map(move |r| [l, r]));
+            let input = pairs.map(|pair| largest(extremes(pair, 0, 255))).max().unwrap_or(0);
+            let g = filter_matrix(variant);
+            let filter = largest(extremes([&g; 2], -128, 127));
             // Two products, added in 32 bits: multiply-add never meets its only saturating case.
             assert!(2 * input * filter < 1 << 31, "{variant:?}");
             (input, filter)

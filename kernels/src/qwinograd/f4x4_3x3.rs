@@ -1,11 +1,11 @@
-//! F(4x4, 3x3) at the points 0, 1, -1, 2, -2 and infinity, s = 24.
+//! F(4x4, 3x3) at the points 0, infinity, 1, -1, 2 and -2, of which partial tiles take the first ones; s = 24.
 //!
 //! One algorithm over `Words` and `Longs`; each ISA instantiates it. As in f32, all three
 //! transforms take the points of a +- pair together and never hold more than two rows of the
 //! half-transformed tile, so that a tile goes from loads to stores in 16 registers.
 
 use super::Variant;
-use super::tiles::{Sink, Source, Transform};
+use super::tiles::{Grid, Sink, Source, Transform};
 use super::vector::{Longs, Words};
 use crate::arrays::{from_fn, map};
 
@@ -13,7 +13,7 @@ use crate::arrays::{from_fn, map};
 const M: usize = Variant::F4.m();
 const T: usize = Variant::F4.t();
 
-/// Rows 1, -1, 2 and -2 of `G`.
+/// The rows of 1, -1, 2 and -2 of `G`.
 #[inline(always)]
 unsafe fn filter_pairs<V: Words>(g: [V; 3]) -> [V; 4] {
     // SAFETY: the caller's.
@@ -36,18 +36,18 @@ unsafe fn filter_1d<V: Words>(g: [V; 3]) -> [V; T] {
     // SAFETY: the caller's.
     unsafe {
         let [a, minus_a, b, minus_b] = filter_pairs(g);
-        [g[0].times(6), a, minus_a, b, minus_b, g[2].times(6)]
+        [g[0].times(6), g[2].times(6), a, minus_a, b, minus_b]
     }
 }
 
-/// Row 0 of `B^T`: 4 d[0] - 5 d[2] + d[4]; of d[1..] it is row 5.
+/// Row 0 of `B^T`: 4 d[0] - 5 d[2] + d[4]; of d[1..] it is that of infinity.
 #[inline(always)]
 unsafe fn input_end<V: Words>(d0: V, d2: V, d4: V) -> V {
     // SAFETY: the caller's.
     unsafe { d0.sub(d2).shl::<2>().add(d4.sub(d2)) }
 }
 
-/// Rows 1 and -1 of `B^T`: (d[4] - 4 d[2]) +- (d[3] - 4 d[1]).
+/// The rows of 1 and -1 of `B^T`: (d[4] - 4 d[2]) +- (d[3] - 4 d[1]).
 #[inline(always)]
 unsafe fn input_pair_1<V: Words>([d1, d2, d3, d4]: [V; 4]) -> [V; 2] {
     // SAFETY: the caller's.
@@ -57,7 +57,7 @@ unsafe fn input_pair_1<V: Words>([d1, d2, d3, d4]: [V; 4]) -> [V; 2] {
     }
 }
 
-/// Rows 2 and -2 of `B^T`: (d[4] - d[2]) +- 2 (d[3] - d[1]).
+/// The rows of 2 and -2 of `B^T`: (d[4] - d[2]) +- 2 (d[3] - d[1]).
 #[inline(always)]
 unsafe fn input_pair_2<V: Words>([d1, d2, d3, d4]: [V; 4]) -> [V; 2] {
     // SAFETY: the caller's.
@@ -74,9 +74,35 @@ unsafe fn input_1d<V: Words>(d: [V; T]) -> [V; T] {
     unsafe {
         let inner = [d[1], d[2], d[3], d[4]];
         let ([a, minus_a], [b, minus_b]) = (input_pair_1(inner), input_pair_2(inner));
-        [input_end(d[0], d[2], d[4]), a, minus_a, b, minus_b, input_end(d[1], d[3], d[5])]
+        [input_end(d[0], d[2], d[4]), input_end(d[1], d[3], d[5]), a, minus_a, b, minus_b]
     }
 }
+
+/// `B^T` of a tile with `n` points, n - 2 rows or columns; of the rest of `d` it takes nothing, and gives something.
+#[inline(always)]
+unsafe fn partial_input_1d<V: Words>(n: usize, d: [V; T]) -> [V; T] {
+    // SAFETY: the caller's.
+    unsafe {
+        match n {
+            // x - 1 and x; x (x - 1).
+            3 => [d[1].sub(d[0]), d[2].sub(d[1]), d[1], d[3], d[4], d[5]],
+            // x^2 - 1 and x (x +- 1); x (x^2 - 1).
+            4 => [d[2].sub(d[0]), d[3].sub(d[1]), d[2].add(d[1]), d[2].sub(d[1]), d[4], d[5]],
+            // (x^2 - 1) (x - 2), x (x +- 1) (x - 2) and x (x^2 - 1); x (x^2 - 1) (x - 2).
+            5 => {
+                let differences = [d[2].sub(d[0]), d[3].sub(d[1]), d[4].sub(d[2])];
+                let end = |i: usize| differences[i + 1].sub(differences[i].shl::<1>());
+                let (even, odd) = (d[3].sub(d[2].shl::<1>()), d[2].sub(d[1].shl::<1>()));
+                [end(0), end(1), even.add(odd), even.sub(odd), differences[1], d[5]]
+            }
+            _ => input_1d(d),
+        }
+    }
+}
+
+/// Points of even powers of p, and of odd ones.
+const EVEN: [usize; 5] = [0, 2, 3, 4, 5];
+const ODD: [usize; 5] = [2, 3, 4, 5, 1];
 
 /// Rows 0 and 2 of `A^T`.
 #[inline(always)]
@@ -88,7 +114,7 @@ unsafe fn output_even<V: Longs>(m: [V; 5]) -> [V; 2] {
     }
 }
 
-/// Rows 1 and 3 of `A^T`, from m[1] on.
+/// Rows 1 and 3 of `A^T`.
 #[inline(always)]
 unsafe fn output_odd<V: Longs>(m: [V; 5]) -> [V; 2] {
     // SAFETY: the caller's.
@@ -103,9 +129,41 @@ unsafe fn output_odd<V: Longs>(m: [V; 5]) -> [V; 2] {
 unsafe fn output_1d<V: Longs>(m: [V; T]) -> [V; M] {
     // SAFETY: the caller's.
     unsafe {
-        let [y0, y2] = output_even([m[0], m[1], m[2], m[3], m[4]]);
-        let [y1, y3] = output_odd([m[1], m[2], m[3], m[4], m[5]]);
+        let [y0, y2] = output_even(map(EVEN, |p| m[p]));
+        let [y1, y3] = output_odd(map(ODD, |p| m[p]));
         [y0, y1, y2, y3]
+    }
+}
+
+/// `A^T` of a tile with `n` points: n - 2 numbers, and something. Its rows are those of whole tiles, times the product of
+/// p - q over the points q that the tile does not take.
+#[inline(always)]
+unsafe fn partial_output_1d<V: Longs>(n: usize, m: [V; T]) -> [V; M] {
+    // SAFETY: the caller's.
+    unsafe {
+        let thrice = |x: V| x.add(x.shl::<1>());
+        match n {
+            // -4, 6 and 4.
+            3 => {
+                let sum = m[1].sub(m[0]).shl::<1>().add(thrice(m[2]));
+                [sum.shl::<1>(), m[1], m[1], m[1]]
+            }
+            // -4, 3, 3 and 4.
+            4 => {
+                let y0 = thrice(m[2].add(m[3])).sub(m[0].shl::<2>());
+                let y1 = thrice(m[2].sub(m[3])).add(m[1].shl::<2>());
+                [y0, y1, m[1], m[1]]
+            }
+            // 2, -3, -1, 4 and 4.
+            5 => {
+                let one = thrice(m[2]);
+                let (sum, diff) = (one.add(m[3]), one.sub(m[3]));
+                let y0 = m[4].shl::<1>().add(m[0]).shl::<1>().sub(sum);
+                let y2 = m[4].shl::<2>().add(m[1]).shl::<2>().sub(sum);
+                [y0, m[4].shl::<3>().sub(diff), y2, m[1]]
+            }
+            _ => output_1d(m),
+        }
     }
 }
 
@@ -123,9 +181,9 @@ impl Transform for F4x4 {
             u.put(0, filter_1d(row(0)));
             let columns: [[V; 4]; 3] = from_fn(|j| filter_pairs(from_fn(|i| g.get(i, j))));
             for p in 0..4 {
-                u.put(1 + p, filter_1d(map(columns, |c| c[p])));
+                u.put(2 + p, filter_1d(map(columns, |c| c[p])));
             }
-            u.put(5, filter_1d(row(2)));
+            u.put(1, filter_1d(row(2)));
         }
     }
 
@@ -136,12 +194,33 @@ impl Transform for F4x4 {
             v.put(0, input_1d(from_fn(|j| input_end(d.get(0, j), d.get(2, j), d.get(4, j)))));
             let inner = |j: usize| from_fn(|i| d.get(1 + i, j));
             let pairs: [[V; 2]; T] = from_fn(|j| input_pair_1(inner(j)));
-            v.put(1, input_1d(map(pairs, |p| p[0])));
-            v.put(2, input_1d(map(pairs, |p| p[1])));
+            v.put(2, input_1d(map(pairs, |p| p[0])));
+            v.put(3, input_1d(map(pairs, |p| p[1])));
             let pairs: [[V; 2]; T] = from_fn(|j| input_pair_2(inner(j)));
-            v.put(3, input_1d(map(pairs, |p| p[0])));
-            v.put(4, input_1d(map(pairs, |p| p[1])));
-            v.put(5, input_1d(from_fn(|j| input_end(d.get(1, j), d.get(3, j), d.get(5, j)))));
+            v.put(4, input_1d(map(pairs, |p| p[0])));
+            v.put(5, input_1d(map(pairs, |p| p[1])));
+            v.put(1, input_1d(from_fn(|j| input_end(d.get(1, j), d.get(3, j), d.get(5, j)))));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn partial_input<V: Words>(
+        d: Grid<*const u8>,
+        [rows, columns]: [usize; 2],
+        v: impl Sink<V>,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let mut half = [[d.get(0, 0); T]; T];
+            for j in 0..columns {
+                let column = from_fn(|i| d.get(i.min(rows - 1), j));
+                for (row, x) in half.iter_mut().zip(partial_input_1d(rows, column)) {
+                    row[j] = x;
+                }
+            }
+            for (i, row) in half.into_iter().enumerate().take(rows) {
+                v.put(i, partial_input_1d(columns, row));
+            }
         }
     }
 
@@ -149,12 +228,33 @@ impl Transform for F4x4 {
     unsafe fn output<V: Longs>(m: impl Source<V>, y: impl Sink<V>) {
         // SAFETY: the caller's.
         unsafe {
-            let rows: [[V; 2]; T] = from_fn(|j| output_even(from_fn(|i| m.get(i, j))));
+            let rows: [[V; 2]; T] = from_fn(|j| output_even(map(EVEN, |p| m.get(p, j))));
             y.put(0, output_1d(map(rows, |r| r[0])));
             y.put(2, output_1d(map(rows, |r| r[1])));
-            let rows: [[V; 2]; T] = from_fn(|j| output_odd(from_fn(|i| m.get(1 + i, j))));
+            let rows: [[V; 2]; T] = from_fn(|j| output_odd(map(ODD, |p| m.get(p, j))));
             y.put(1, output_1d(map(rows, |r| r[0])));
             y.put(3, output_1d(map(rows, |r| r[1])));
+        }
+    }
+    #[inline(always)]
+    unsafe fn partial_output<V: Longs>(
+        m: impl Source<V>,
+        [rows, columns]: [usize; 2],
+        y: impl Sink<V>,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let zero = V::splat(0);
+            let mut half = [[zero; T]; M];
+            for j in 0..columns {
+                let column = from_fn(|p| if p < rows { m.get(p, j) } else { zero });
+                for (row, x) in half.iter_mut().zip(partial_output_1d(rows, column)) {
+                    row[j] = x;
+                }
+            }
+            for (i, row) in half.into_iter().enumerate().take(rows - 2) {
+                y.put(i, partial_output_1d(columns, row));
+            }
         }
     }
 }

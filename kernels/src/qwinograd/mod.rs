@@ -28,7 +28,8 @@
 //! y: u8,  nChw16c (or f32, nChw8c)                                    transform_output
 //! ```
 //! Each of U, V and M has a stride between points that the caller chooses; it should be an odd number of cache lines:
-//! [`point_stride`]. Tiles may overhang the framed image and the output, as in [`winograd`].
+//! [`point_stride`]. Partial tiles of F(4x4) are taken at fewer points, as in [`winograd`](winograd#partial-tiles): the
+//! products of p - q that go into their `A^T` are integers, and s is the same.
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
@@ -47,7 +48,7 @@ mod vector;
 use crate::isa::Isa;
 use crate::requant::Requant;
 use crate::winograd;
-pub use crate::winograd::{Tile, point_stride};
+pub use crate::winograd::{Tile, TileRun, point_stride};
 pub use bounds::certified;
 
 /// Size of the output tile: those of [`winograd::Variant`] whose integers fit.
@@ -149,12 +150,14 @@ impl Kernel {
         unsafe { (self.filter)(args) }
     }
 
-    /// `V = B^T d B` for all tiles and channels.
+    /// `V = B^T d B` for all tiles and channels. What V holds of a partial tile at points at which it is not taken
+    /// means nothing.
     ///
     /// # Safety
     /// - `self.isa` is available on this CPU.
     /// - For all tiles, blocks b, and rows i and columns j within `src_extent`: 16 elements at
     ///   `src + tile.src + b * plane_stride + i * row_stride + 16 * j` are readable.
+    /// - Extents of F(4x4) are 3 to t: those of [`winograd::Variant::reach`].
     /// - For all points p, blocks b and tiles t: 16 elements at
     ///   `dst + p * point_stride + b * block_stride + 16 * t` are writable, and no other thread
     ///   accesses them during the call. `dst` and strides have the documented alignment.

@@ -22,45 +22,64 @@ pub fn filter_matrix(variant: Variant) -> Matrix {
     match variant {
         Variant::F2 => matrix(&[[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]),
         Variant::F4 => {
-            matrix(&[[6, 0, 0], [4, 4, 4], [4, -4, 4], [1, 2, 4], [1, -2, 4], [0, 0, 6]])
+            matrix(&[[6, 0, 0], [0, 0, 6], [4, 4, 4], [4, -4, 4], [1, 2, 4], [1, -2, 4]])
         }
     }
 }
 
-/// `B^T`, t x t.
-pub fn input_matrix(variant: Variant) -> Matrix {
-    match variant {
-        Variant::F2 => matrix(&[[-1, 0, 1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]]),
-        Variant::F4 => matrix(&[
+/// `B^T` of a tile that is taken at the first `points` ones, `points` x `points`.
+pub fn input_matrix(variant: Variant, points: usize) -> Matrix {
+    match (variant, points) {
+        (Variant::F2, 4) => matrix(&[[-1, 0, 1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]]),
+        (Variant::F4, 3) => matrix(&[[-1, 1, 0], [0, -1, 1], [0, 1, 0]]),
+        (Variant::F4, 4) => matrix(&[[-1, 0, 1, 0], [0, -1, 0, 1], [0, 1, 1, 0], [0, -1, 1, 0]]),
+        (Variant::F4, 5) => matrix(&[
+            [2, -1, -2, 1, 0],
+            [0, 2, -1, -2, 1],
+            [0, -2, -1, 1, 0],
+            [0, 2, -3, 1, 0],
+            [0, -1, 0, 1, 0],
+        ]),
+        (Variant::F4, 6) => matrix(&[
             [4, 0, -5, 0, 1, 0],
+            [0, 4, 0, -5, 0, 1],
             [0, -4, -4, 1, 1, 0],
             [0, 4, -4, -1, 1, 0],
             [0, -2, -1, 2, 1, 0],
             [0, 2, -1, -2, 1, 0],
-            [0, 4, 0, -5, 0, 1],
         ]),
+        _ => unreachable!("no tile of {variant:?} is taken at {points} points"),
     }
 }
 
-/// `A^T`, m x t.
-pub fn output_matrix(variant: Variant) -> Matrix {
-    match variant {
-        Variant::F2 => matrix(&[[-1, 1, 1, 0], [0, 1, -1, 1]]),
-        Variant::F4 => matrix(&[
-            [1, -1, -1, 1, 1, 0],
-            [0, -1, 1, 2, -2, 0],
-            [0, -1, -1, 4, 4, 0],
-            [0, -1, 1, 8, -8, 4],
+/// `A^T` of the same, `points - 2` x `points`.
+pub fn output_matrix(variant: Variant, points: usize) -> Matrix {
+    match (variant, points) {
+        (Variant::F2, 4) => matrix(&[[-1, 1, 1, 0], [0, 1, -1, 1]]),
+        (Variant::F4, 3) => matrix(&[[-4, 4, 6]]),
+        (Variant::F4, 4) => matrix(&[[-4, 0, 3, 3], [0, 4, 3, -3]]),
+        (Variant::F4, 5) => matrix(&[[2, 0, -3, -1, 4], [0, 0, -3, 1, 8], [0, 4, -3, -1, 16]]),
+        (Variant::F4, 6) => matrix(&[
+            [1, 0, -1, -1, 1, 1],
+            [0, 0, -1, 1, 2, -2],
+            [0, 0, -1, -1, 4, 4],
+            [0, 4, -1, 1, 8, -8],
         ]),
+        _ => unreachable!("no tile of {variant:?} is taken at {points} points"),
     }
 }
 
-/// `l * x * l^T` for a square `x`.
-pub fn sandwich(l: &Matrix, x: &Matrix) -> Matrix {
+/// `l * x * r^T`.
+pub fn sandwich(l: &Matrix, x: &Matrix, r: &Matrix) -> Matrix {
     let dot = |a: &[i64], b: &[i64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<i64>();
-    // x is square, so that rows of x * l^T pair rows of l with rows of x.
-    let half: Matrix = l.iter().map(|row| x.iter().map(|xr| dot(xr, row)).collect()).collect();
+    let half: Matrix = r.iter().map(|row| x.iter().map(|xr| dot(xr, row)).collect()).collect();
     l.iter().map(|row| half.iter().map(|h| dot(row, h)).collect()).collect()
+}
+
+/// Numbers of rows, or columns, of points at which tiles are taken.
+pub fn numbers_of_points(variant: Variant) -> impl Iterator<Item = usize> + Clone {
+    let first = variant.tile().points(1);
+    first..=variant.t()
 }
 
 #[cfg(test)]
@@ -70,22 +89,28 @@ mod tests {
     /// Both sides are linear in inputs and filters: agreeing on all pairs of unit vectors, they agree.
     #[test]
     fn the_matrices_compute_a_multiple_of_a_correlation() {
+        let unit = |rows: usize, columns: usize, at: usize| -> Matrix {
+            let row = |i| (0..columns).map(|j| i64::from(i * columns + j == at)).collect();
+            (0..rows).map(row).collect()
+        };
         for variant in Variant::ALL {
-            let (m, t, s2) = (variant.m(), variant.t(), scale(variant).pow(2));
-            let unit = |n: usize, at: usize| -> Matrix {
-                (0..n).map(|i| (0..n).map(|j| i64::from(i * n + j == at)).collect()).collect()
-            };
-            for g_at in 0..9 {
-                let u = sandwich(&filter_matrix(variant), &unit(3, g_at));
-                for d_at in 0..t * t {
-                    let v = sandwich(&input_matrix(variant), &unit(t, d_at));
+            let s2 = scale(variant).pow(2);
+            let sizes = numbers_of_points(variant);
+            for (r, c) in sizes.clone().flat_map(|r| sizes.clone().map(move |c| (r, c))) {
+                let [input_r, input_c] = [r, c].map(|n| input_matrix(variant, n));
+                let [output_r, output_c] = [r, c].map(|n| output_matrix(variant, n));
+                for (g_at, d_at) in (0..9).flat_map(|g| (0..r * c).map(move |d| (g, d))) {
+                    let g = filter_matrix(variant);
+                    let u = sandwich(&g, &unit(3, 3, g_at), &g);
+                    let v = sandwich(&input_r, &unit(r, c, d_at), &input_c);
+                    // The first points of U.
                     let row =
                         |u: &Vec<i64>, v: &Vec<i64>| u.iter().zip(v).map(|(u, v)| u * v).collect();
                     let product: Matrix = u.iter().zip(&v).map(|(u, v)| row(u, v)).collect();
-                    let y = sandwich(&output_matrix(variant), &product);
-                    for (i, j) in (0..m * m).map(|k| (k / m, k % m)) {
-                        let meets = (i + g_at / 3, j + g_at % 3) == (d_at / t, d_at % t);
-                        assert_eq!(y[i][j], if meets { s2 } else { 0 }, "{variant:?}");
+                    let y = sandwich(&output_r, &product, &output_c);
+                    for (i, j) in (0..r - 2).flat_map(|i| (0..c - 2).map(move |j| (i, j))) {
+                        let meets = (i + g_at / 3, j + g_at % 3) == (d_at / c, d_at % c);
+                        assert_eq!(y[i][j], if meets { s2 } else { 0 }, "{variant:?} {r} {c}");
                     }
                 }
             }

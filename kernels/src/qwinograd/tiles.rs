@@ -27,7 +27,7 @@ pub(super) trait Sink<V> {
 
 /// Elements at two strides.
 #[derive(Clone, Copy)]
-struct Grid<P> {
+pub(super) struct Grid<P> {
     start: P,
     row_stride: usize,
     column_stride: usize,
@@ -153,7 +153,37 @@ pub(super) trait Transform {
     unsafe fn input<V: Words>(d: impl Source<V>, v: impl Sink<V>);
     /// From t x t points to m x m pixels, s^2 times too large.
     unsafe fn output<V: Longs>(m: impl Source<V>, y: impl Sink<V>);
+
+    /// `input` of a tile that has `extent` rows and columns: from them to all points at which it is taken, and to
+    /// others. What does not exist only reaches pixels that do not exist either.
+    #[inline(always)]
+    unsafe fn partial_input<V: Words>(d: Grid<*const u8>, extent: [usize; 2], v: impl Sink<V>) {
+        let mut whole = [0u8; TILE_LEN];
+        let row_stride = Self::VARIANT.t() * C_BLOCK;
+        // SAFETY: the caller's; `whole` is a local of this thread.
+        unsafe {
+            for (i, row) in whole.chunks_exact_mut(row_stride).take(extent[0]).enumerate() {
+                for (j, pixel) in row.chunks_exact_mut(C_BLOCK).take(extent[1]).enumerate() {
+                    let from = d.start.add(d.offset(i, j));
+                    from.copy_to_nonoverlapping(pixel.as_mut_ptr(), V::LANES);
+                }
+            }
+            let start = whole.as_ptr();
+            Self::input(Grid { start, row_stride, column_stride: C_BLOCK }, v);
+        }
+    }
+
+    /// `output` of a tile that is taken at `points` rows and columns: all pixels that it has, and others.
+    #[inline(always)]
+    unsafe fn partial_output<V: Longs>(m: impl Source<V>, points: [usize; 2], y: impl Sink<V>) {
+        debug_assert_eq!(points, [Self::VARIANT.t(); 2]);
+        // SAFETY: the caller's.
+        unsafe { Self::output(m, y) }
+    }
 }
+
+/// Bytes of the largest tile.
+const TILE_LEN: usize = Variant::F4.nb_points() * C_BLOCK;
 
 /// The points of a transformed tile.
 #[inline(always)]
@@ -180,56 +210,31 @@ pub(super) unsafe fn transform_filter<F: Transform, V: Words>(args: &FilterArgs)
     }
 }
 
-/// Elements of the largest tile.
-const TILE_LEN: usize = Variant::F4.nb_points() * C_BLOCK;
-
 /// # Safety
 /// As [`transform_input_raw`](super::Kernel::transform_input_raw) and [`Words`].
 #[inline(always)]
 pub(super) unsafe fn transform_input<F: Transform, V: Words>(args: &InputArgs) {
     let t = F::VARIANT.t();
-    let mut whole = [0u8; TILE_LEN];
     for block in 0..args.nb_blocks {
         for index in 0..args.nb_tiles {
             // SAFETY: addresses are those of the contract.
             unsafe {
                 let tile = &*args.tiles.add(index);
-                let start = args.src.add(tile.src as usize + block * args.plane_stride);
-                let mut src = Grid { start, row_stride: args.row_stride, column_stride: C_BLOCK };
-                if tile.src_extent != [t as u8; 2] {
-                    src = copy_existing(src, tile.src_extent, t, &mut whole);
-                }
+                let src = args.src.add(tile.src as usize + block * args.plane_stride);
                 let dst = args.dst.add(block * args.block_stride + index * C_BLOCK);
                 for lane in (0..C_BLOCK).step_by(V::LANES) {
-                    let src = Grid { start: src.start.add(lane), ..src };
-                    F::input::<V>(src, points::<F, _>(dst.add(lane), args.point_stride));
+                    let start = src.add(lane);
+                    let d = Grid { start, row_stride: args.row_stride, column_stride: C_BLOCK };
+                    let v = points::<F, _>(dst.add(lane), args.point_stride);
+                    if tile.src_extent == [t as u8; 2] {
+                        F::input::<V>(d, v);
+                    } else {
+                        F::partial_input::<V>(d, tile.src_extent.map(usize::from), v);
+                    }
                 }
             }
         }
     }
-}
-
-/// Copies what exists of a tile. What does not only reaches pixels that do not exist either, so that
-/// `whole` may hold anything there.
-///
-/// # Safety
-/// The pixels within `extent` are readable.
-#[inline(always)]
-unsafe fn copy_existing(
-    src: Grid<*const u8>,
-    extent: [u8; 2],
-    t: usize,
-    whole: &mut [u8; TILE_LEN],
-) -> Grid<*const u8> {
-    let [rows, columns] = extent.map(usize::from);
-    for (i, row) in whole.chunks_exact_mut(t * C_BLOCK).take(rows).enumerate() {
-        // SAFETY: the caller's: a row's pixels are contiguous; `whole` is a local of this thread.
-        unsafe {
-            let from = src.start.add(src.offset(i, 0));
-            from.copy_to_nonoverlapping(row.as_mut_ptr(), columns * C_BLOCK);
-        }
-    }
-    Grid { start: whole.as_ptr(), row_stride: t * C_BLOCK, column_stride: C_BLOCK }
 }
 
 /// # Safety
@@ -241,14 +246,16 @@ pub(super) unsafe fn transform_output<F: Transform, V: Longs>(args: &OutputArgs)
             // SAFETY: addresses are those of the contract.
             unsafe {
                 let src = args.src.add(index * OC_PANEL + half * HALF);
-                let epilogue = Epilogue {
-                    args,
-                    tile: &*args.tiles.add(index),
-                    variant: F::VARIANT,
-                    half,
-                    bias: V::load(args.bias.add(half * HALF)),
-                };
-                F::output::<V>(points::<F, _>(src, args.point_stride), epilogue);
+                let tile = &*args.tiles.add(index);
+                let bias = V::load(args.bias.add(half * HALF));
+                let epilogue = Epilogue { args, tile, variant: F::VARIANT, half, bias };
+                let src = points::<F, _>(src, args.point_stride);
+                if tile.dst_extent == [F::VARIANT.m() as u8; 2] {
+                    F::output::<V>(src, epilogue);
+                } else {
+                    let points = |extent| F::VARIANT.tile().points(usize::from(extent));
+                    F::partial_output::<V>(src, tile.dst_extent.map(points), epilogue);
+                }
             }
         }
     }

@@ -1,4 +1,5 @@
-//! F(4x4, 3x3) at the points 0, a, -a, b, -b and infinity, with a = 1/sqrt(2) and b = sqrt(2).
+//! F(4x4, 3x3) at the points 0, infinity, a, -a, b and -b, with a = 1/sqrt(2) and b = sqrt(2), of which partial tiles
+//! take the first ones.
 //!
 //! One algorithm over `Vector`; each ISA instantiates it. All three transforms take
 //! the points of a +- pair together, since their polynomials share even and odd parts, and never
@@ -8,7 +9,7 @@
 use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 
 use super::Variant;
-use super::tiles::{Grid, Sink, Transform};
+use super::tiles::{self, Grid, Side, Sink, Transform};
 use super::vector::{Source, Vector};
 use crate::arrays::{from_fn, map};
 
@@ -44,11 +45,11 @@ unsafe fn filter_1d<V: Vector>(g: [V; 3]) -> [V; T] {
     // SAFETY: the caller's.
     unsafe {
         let [a, minus_a, b, minus_b] = filter_pairs(g);
-        [g[0], a, minus_a, b, minus_b, g[2]]
+        [g[0], g[2], a, minus_a, b, minus_b]
     }
 }
 
-/// Row 0 of `B^T`: d[0] - 2.5 d[2] + d[4]; of d[1..] it is row 5.
+/// Row 0 of `B^T`: d[0] - 2.5 d[2] + d[4]; of d[1..] it is that of infinity.
 #[inline(always)]
 unsafe fn input_end<V: Vector>(d0: V, d2: V, d4: V) -> V {
     // SAFETY: the caller's.
@@ -74,9 +75,13 @@ unsafe fn input_1d<V: Vector>(d: [V; T]) -> [V; T] {
     unsafe {
         let [a, minus_a] = input_pair([d[1], d[2], d[3], d[4]], A, B2);
         let [b, minus_b] = input_pair([d[1], d[2], d[3], d[4]], B, A2);
-        [input_end(d[0], d[2], d[4]), a, minus_a, b, minus_b, input_end(d[1], d[3], d[5])]
+        [input_end(d[0], d[2], d[4]), input_end(d[1], d[3], d[5]), a, minus_a, b, minus_b]
     }
 }
+
+/// Points of even powers of p, and of odd ones.
+const EVEN: [usize; 5] = [0, 2, 3, 4, 5];
+const ODD: [usize; 5] = [2, 3, 4, 5, 1];
 
 /// Rows 0 and 2 of `A^T`: even powers of p.
 #[inline(always)]
@@ -107,8 +112,8 @@ unsafe fn output_odd<V: Vector>(m: [V; 5]) -> [V; 2] {
 unsafe fn output_1d<V: Vector>(m: [V; T]) -> [V; M] {
     // SAFETY: the caller's.
     unsafe {
-        let [y0, y2] = output_even([m[0], m[1], m[2], m[3], m[4]]);
-        let [y1, y3] = output_odd([m[1], m[2], m[3], m[4], m[5]]);
+        let [y0, y2] = output_even(map(EVEN, |p| m[p]));
+        let [y1, y3] = output_odd(map(ODD, |p| m[p]));
         [y0, y1, y2, y3]
     }
 }
@@ -131,9 +136,9 @@ impl Transform for F4x4 {
                 rows[j] = filter_pairs(from_fn(|i| g.load(i, j)));
             }
             for p in 0..4 {
-                u.put(1 + p, filter_1d(map(rows, |r| r[p])));
+                u.put(2 + p, filter_1d(map(rows, |r| r[p])));
             }
-            u.put(5, filter_1d(from_fn(|j| g.load(2, j))));
+            u.put(1, filter_1d(from_fn(|j| g.load(2, j))));
         }
     }
 
@@ -145,13 +150,19 @@ impl Transform for F4x4 {
             v.put(0, input_1d(from_fn(|j| input_end(d(0, j), d(2, j), d(4, j)))));
             let inner = |j: usize| [d(1, j), d(2, j), d(3, j), d(4, j)];
             let pairs: [[V; 2]; T] = from_fn(|j| input_pair(inner(j), A, B2));
-            v.put(1, input_1d(map(pairs, |p| p[0])));
-            v.put(2, input_1d(map(pairs, |p| p[1])));
+            v.put(2, input_1d(map(pairs, |p| p[0])));
+            v.put(3, input_1d(map(pairs, |p| p[1])));
             let pairs: [[V; 2]; T] = from_fn(|j| input_pair(inner(j), B, A2));
-            v.put(3, input_1d(map(pairs, |p| p[0])));
-            v.put(4, input_1d(map(pairs, |p| p[1])));
-            v.put(5, input_1d(from_fn(|j| input_end(d(1, j), d(3, j), d(5, j)))));
+            v.put(4, input_1d(map(pairs, |p| p[0])));
+            v.put(5, input_1d(map(pairs, |p| p[1])));
+            v.put(1, input_1d(from_fn(|j| input_end(d(1, j), d(3, j), d(5, j)))));
         }
+    }
+
+    #[inline(always)]
+    unsafe fn partial_input<V: Vector>(d: Grid<*const f32>, extent: [usize; 2], v: impl Sink<V>) {
+        // SAFETY: the caller's.
+        unsafe { tiles::partial_input::<Self, V, M, T>(d, extent, v) }
     }
 
     #[inline(always)]
@@ -160,22 +171,95 @@ impl Transform for F4x4 {
         unsafe {
             let mut rows = [[V::splat(0.0); 2]; T];
             for j in 0..T {
-                rows[j] = output_even(column(m, 0, j));
+                rows[j] = output_even(map(EVEN, |p| m.load(p, j)));
             }
             y.put(0, output_1d(map(rows, |r| r[0])));
             y.put(2, output_1d(map(rows, |r| r[1])));
             for j in 0..T {
-                rows[j] = output_odd(column(m, 1, j));
+                rows[j] = output_odd(map(ODD, |p| m.load(p, j)));
             }
             y.put(1, output_1d(map(rows, |r| r[0])));
             y.put(3, output_1d(map(rows, |r| r[1])));
         }
     }
+
+    #[inline(always)]
+    unsafe fn partial_output<V: Vector>(m: Grid<*const f32>, points: [usize; 2], y: impl Sink<V>) {
+        // SAFETY: the caller's.
+        unsafe { tiles::partial_output::<Self, V, M, T>(m, points, y) }
+    }
 }
 
-/// N values of column `j`, from row `first` on.
-#[inline(always)]
-unsafe fn column<V: Vector, const N: usize>(m: Grid<*const f32>, first: usize, j: usize) -> [V; N] {
-    // SAFETY: the caller's.
-    unsafe { from_fn(|i| m.load(first + i, j)) }
+impl Side<M, T> for F4x4 {
+    #[inline(always)]
+    unsafe fn input<V: Vector>(n: usize, d: [V; T]) -> [V; T] {
+        // SAFETY: the caller's.
+        unsafe {
+            let (a, b, a2) = (V::splat(A), V::splat(B), V::splat(A2));
+            match n {
+                // x - a and x; x (x - a).
+                3 => [d[0].neg_mul_add(a, d[1]), d[1].neg_mul_add(a, d[2]), d[1], d[3], d[4], d[5]],
+                // x^2 - a^2 and x (x +- a); x (x^2 - a^2).
+                4 => [
+                    d[0].neg_mul_add(a2, d[2]),
+                    d[1].neg_mul_add(a2, d[3]),
+                    d[1].mul_add(a, d[2]),
+                    d[1].neg_mul_add(a, d[2]),
+                    d[4],
+                    d[5],
+                ],
+                // (x^2 - a^2) (x - b), x (x +- a) (x - b) and x (x^2 - a^2); x (x^2 - a^2) (x - b). a b = 1.
+                5 => {
+                    let end = |d0: V, d1: V, d2: V, d3: V| {
+                        let even = d2.neg_mul_add(b, d0.mul(a));
+                        d1.neg_mul_add(a2, even.add(d3))
+                    };
+                    let (even, odd) = (d[2].neg_mul_add(b, d[3]), d[2].mul_sub(a, d[1]));
+                    [
+                        end(d[0], d[1], d[2], d[3]),
+                        end(d[1], d[2], d[3], d[4]),
+                        even.add(odd),
+                        even.sub(odd),
+                        d[1].neg_mul_add(a2, d[3]),
+                        d[5],
+                    ]
+                }
+                _ => input_1d(d),
+            }
+        }
+    }
+
+    /// Rows of `A^T` are p^i times the product of p - q over the points q that the tile does not take: what `G` divides
+    /// by too much.
+    #[inline(always)]
+    unsafe fn output<V: Vector>(n: usize, m: [V; T]) -> [V; M] {
+        // SAFETY: the caller's.
+        unsafe {
+            // b = 2a.
+            let (a, two, four) = (V::splat(A), V::splat(2.0), V::splat(4.0));
+            match n {
+                // -2a and -3a.
+                3 => {
+                    let sum = m[0].mul_add(two, m[2].mul(V::splat(3.0)));
+                    [sum.neg_mul_add(a, m[1]), m[1], m[1], m[1]]
+                }
+                // -2 and -3/2.
+                4 => {
+                    let (sum, diff) = (m[2].add(m[3]), m[2].sub(m[3]));
+                    let y0 = sum.neg_mul_add(V::splat(1.5), m[0].mul(V::splat(-2.0)));
+                    [y0, diff.neg_mul_add(V::splat(1.5 * A), m[1]), m[1], m[1]]
+                }
+                // b, 3a, a and 2b.
+                5 => {
+                    let sum = m[2].mul_add(V::splat(3.0), m[3]);
+                    let diff = m[2].mul_sub(V::splat(3.0), m[3]);
+                    let y0 = m[4].mul_add(four, m[0].mul_add(two, sum)).mul(a);
+                    let y1 = m[4].mul_add(four, diff.mul(V::splat(0.5)));
+                    let y2 = m[4].mul_add(V::splat(8.0), sum.mul(V::splat(0.5))).mul_add(a, m[1]);
+                    [y0, y1, y2, m[1]]
+                }
+                _ => output_1d(m),
+            }
+        }
+    }
 }

@@ -38,7 +38,15 @@
 //! # Stride 2
 //! F(2x2, 3x3) of stride 2 has tiles of 5 x 5 and costs 6.25 multiplications per output pixel in place of 9: the even
 //! rows of an image, and of the filter, are a convolution of stride 1 that F(2, 2) computes with 3 multiplications
-//! for 2 outputs, the odd ones one of a single tap; columns likewise.
+//! for 2 outputs, the odd ones one of a single tap; columns likewise. A single row or column of output takes 3.
+//!
+//! # Partial tiles
+//! A tile at the bottom or the right end that has n < m rows or columns of output needs n + 2 points in that
+//! direction. Any n + 2 do, infinity among them, so partial tiles of F(4x4) take the first ones of 0, infinity,
+//! +-1/sqrt(2), +-sqrt(2), on the same filters: a value of `G` is off by the product of p - q over the points q that the
+//! tile does not take, which goes into its `A^T`. 14 rows are 4 + 4 + 4 + 2 and cost 6 + 6 + 6 + 4 in place of 24, 7
+//! rows 6 + 5 in place of 12: in both directions 16 % fewer products. So do those of stride 2 (below). Other variants
+//! take partial tiles at all points, with zeros for what does not exist.
 //!
 //! # Memory
 //! ```text
@@ -49,8 +57,7 @@
 //! Each has a stride between points that the caller chooses. A transform touches all points at once, so
 //! that stride should be an odd number of cache lines: [`point_stride`].
 //!
-//! Tiles at the right and bottom end may reach beyond the framed image, and beyond the output: what
-//! does not exist is read as zero, and not written. Each tile's arithmetic is the same wherever it
+//! Nothing of the framed image or the output is read or written that a partial tile does not have. Each tile's arithmetic is the same wherever it
 //! is and with whichever tiles it shares a call.
 
 #[cfg(target_arch = "x86_64")]
@@ -71,7 +78,7 @@ mod vector;
 use half::f16;
 
 use crate::isa::Isa;
-pub use multiply::MultiplyArgs;
+pub use multiply::{MultiplyArgs, TileRun};
 
 /// Size of the output tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,6 +127,15 @@ impl Variant {
     /// Points of the plane at which products are taken: t^2.
     pub const fn nb_points(self) -> usize {
         self.t() * self.t()
+    }
+
+    /// Rows or columns of points, the first ones, at which a tile is taken that has `extent` rows or columns of output,
+    /// 1 to m; see [the module](self#partial-tiles).
+    pub const fn points(self, extent: usize) -> usize {
+        match self {
+            Self::F4 | Self::F2S2 => self.reach(extent),
+            Self::F2 | Self::F6 => self.t(),
+        }
     }
 
     /// Name in plans and tables.
@@ -262,12 +278,14 @@ impl Kernel {
         unsafe { (self.half_filter)(args) }
     }
 
-    /// `V = B^T d B` for all tiles and channels.
+    /// `V = B^T d B` for all tiles and channels. What V holds of a partial tile at points at which it is not taken
+    /// means nothing.
     ///
     /// # Safety
     /// - `self.isa` is available on this CPU.
     /// - For all tiles, blocks b, and rows i and columns j within `src_extent`: 8 elements at
     ///   `src + tile.src + b * plane_stride + i * row_stride + 8 * j` are readable.
+    /// - Extents of variants with partial tiles are those of [`Variant::reach`].
     /// - For all points p, blocks b and tiles t: 8 elements at
     ///   `dst + p * point_stride + b * block_stride + 8 * t` are writable, and no other thread
     ///   accesses them during the call. `dst` and strides have the documented alignment.
@@ -294,13 +312,13 @@ impl Kernel {
         unsafe { (self.output)(args) }
     }
 
-    /// `M += V * U` for all points, over a chunk of input channels.
+    /// `M += V * U` for all points and the tiles that are taken there, over a chunk of input channels.
     ///
     /// # Safety
     /// - `self.isa` is available on this CPU.
     /// - For all points p: `nb_blocks * 128` elements at `u + p * u_point_stride` are readable, and
-    ///   for all blocks b `nb_tiles * 8` at `v + p * v_point_stride + b * v_block_stride`.
-    /// - For all points p: `nb_tiles * 16` elements at `m + p * m_point_stride` are readable and
+    ///   for all blocks b `tiles.len() * 8` at `v + p * v_point_stride + b * v_block_stride`.
+    /// - For all points p: `tiles.len() * 16` elements at `m + p * m_point_stride` are readable and
     ///   writable, and no other thread accesses them during the call. Alignment is as documented.
     #[inline]
     pub unsafe fn multiply_raw(&self, args: &MultiplyArgs) {

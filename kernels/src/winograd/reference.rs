@@ -7,12 +7,13 @@ use super::Variant;
 /// A matrix by rows.
 pub type Matrix = Vec<Vec<f64>>;
 
-/// The finite points of a variant, of stride 1, in the order of its matrices' rows; infinity is last.
-pub fn points(variant: Variant) -> Vec<f64> {
+/// The points of a variant of stride 1, in the order of its matrices' rows.
+fn points(variant: Variant) -> Vec<f64> {
+    const INF: f64 = f64::INFINITY;
     match variant {
-        Variant::F2 => vec![0.0, 1.0, -1.0],
-        Variant::F4 => vec![0.0, SQRT_2 / 2.0, -SQRT_2 / 2.0, SQRT_2, -SQRT_2],
-        Variant::F6 => vec![0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5],
+        Variant::F2 => vec![0.0, 1.0, -1.0, INF],
+        Variant::F4 => vec![0.0, INF, SQRT_2 / 2.0, -SQRT_2 / 2.0, SQRT_2, -SQRT_2],
+        Variant::F6 => vec![0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, INF],
         Variant::F2S2 => unreachable!("its matrices are written out"),
     }
 }
@@ -29,9 +30,9 @@ fn monic(roots: impl Iterator<Item = f64>) -> Vec<f64> {
     })
 }
 
-/// The product of a finite point's distances to the others: what interpolation divides by.
-fn norm(variant: Variant, p: f64) -> f64 {
-    points(variant).iter().filter(|q| **q != p).map(|q| p - q).product()
+/// The product of a finite point's distances to the other finite ones: what interpolation divides by.
+fn norm(points: &[f64], p: f64) -> f64 {
+    points.iter().filter(|q| q.is_finite() && **q != p).map(|q| p - q).product()
 }
 
 /// Whether the filter's transform divides by the norms, or the output's.
@@ -47,64 +48,64 @@ fn rows<const R: usize, const C: usize>(rows: [[i8; C]; R]) -> Matrix {
 /// `G`, t x 3.
 pub fn filter_matrix(variant: Variant) -> Matrix {
     if variant == Variant::F2S2 {
-        return rows([[1, 0, 0], [1, 0, 1], [0, 0, 1], [0, 1, 0], [0, 1, 0]]);
+        return rows([[1, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 1], [0, 1, 0]]);
     }
+    let all = points(variant);
     let row = |p: &f64| {
-        let k = if filter_divides(variant) { 1.0 / norm(variant, *p) } else { 1.0 };
+        if p.is_infinite() {
+            return vec![0.0, 0.0, 1.0];
+        }
+        let k = if filter_divides(variant) { 1.0 / norm(&all, *p) } else { 1.0 };
         vec![k, k * p, k * p * p]
     };
-    let mut g: Matrix = points(variant).iter().map(row).collect();
-    g.push(vec![0.0, 0.0, 1.0]);
-    g
+    all.iter().map(row).collect()
 }
 
-/// `B^T`, t x t.
-pub fn input_matrix(variant: Variant) -> Matrix {
+/// `B^T` of a tile that is taken at the first `nb_points` ones, `nb_points` x `nb_points`.
+pub fn input_matrix(variant: Variant, nb_points: usize) -> Matrix {
     if variant == Variant::F2S2 {
-        return rows([
-            [1, 0, -1, 0, 0],
-            [0, 0, 1, 0, 0],
-            [0, 0, -1, 0, 1],
-            [0, 1, 0, 0, 0],
-            [0, 0, 0, 1, 0],
-        ]);
+        return match nb_points {
+            3 => rows([[1, 0, 0], [0, 0, 1], [0, 1, 0]]),
+            _ => rows([
+                [1, 0, -1, 0, 0],
+                [0, 0, -1, 0, 1],
+                [0, 1, 0, 0, 0],
+                [0, 0, 1, 0, 0],
+                [0, 0, 0, 1, 0],
+            ]),
+        };
     }
-    let points = points(variant);
-    let others = |p: f64| points.iter().copied().filter(move |q| *q != p);
+    let points = &points(variant)[..nb_points];
+    let others = |p: f64| points.iter().copied().filter(move |q| q.is_finite() && *q != p);
     let mut b: Matrix = points.iter().map(|&p| monic(others(p))).collect();
-    b.push(monic(points.iter().copied()));
-    for row in &mut b {
-        row.resize(variant.t(), 0.0);
-    }
+    b.iter_mut().for_each(|row| row.resize(nb_points, 0.0));
     b
 }
 
-/// `A^T`, m x t.
-pub fn output_matrix(variant: Variant) -> Matrix {
+/// `A^T` of the same, a row per row of output.
+pub fn output_matrix(variant: Variant, nb_points: usize) -> Matrix {
     if variant == Variant::F2S2 {
-        return rows([[1, 1, 0, 1, 0], [0, 1, 1, 0, 1]]);
+        return match nb_points {
+            3 => rows([[1, 1, 1]]),
+            _ => rows([[1, 0, 1, 1, 0], [0, 1, 0, 1, 1]]),
+        };
     }
-    let (m, points) = (variant.m(), points(variant));
-    let mut a: Matrix = (0..m)
-        .map(|i| {
-            let entry = |p: &f64| {
-                let k = if filter_divides(variant) { 1.0 } else { norm(variant, *p) };
-                p.powi(i as i32) / k
-            };
-            points.iter().map(entry).collect()
-        })
-        .collect();
-    for (i, row) in a.iter_mut().enumerate() {
-        row.push(if i == m - 1 { 1.0 } else { 0.0 });
-    }
-    a
+    let (all, extent) = (points(variant), nb_points - 2);
+    let points = &all[..nb_points];
+    let entry = |i: usize, p: f64| {
+        if p.is_infinite() {
+            return if i == extent - 1 { 1.0 } else { 0.0 };
+        }
+        let divided = if filter_divides(variant) { norm(&all, p) } else { 1.0 };
+        p.powi(i as i32) * divided / norm(points, p)
+    };
+    (0..extent).map(|i| points.iter().map(|p| entry(i, *p)).collect()).collect()
 }
 
-/// `l * x * l^T` for a square `x`.
-pub fn sandwich(l: &Matrix, x: &Matrix) -> Matrix {
+/// `l * x * r^T`.
+pub fn sandwich(l: &Matrix, x: &Matrix, r: &Matrix) -> Matrix {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    // x is square, so that rows of x * l^T pair rows of l with rows of x.
-    let half: Matrix = l.iter().map(|row| x.iter().map(|xr| dot(xr, row)).collect()).collect();
+    let half: Matrix = r.iter().map(|row| x.iter().map(|xr| dot(xr, row)).collect()).collect();
     l.iter().map(|row| half.iter().map(|h| dot(row, h)).collect()).collect()
 }
 
@@ -115,23 +116,24 @@ mod tests {
     #[test]
     fn the_matrices_compute_a_correlation() {
         for variant in Variant::ALL {
-            let (m, t) = (variant.m(), variant.t());
             let value =
                 |i: usize, j: usize, salt: usize| ((i * 31 + j * 17 + salt * 7) % 13) as f64 - 6.0;
-            let grid = |n: usize, salt| -> Matrix {
-                (0..n).map(|i| (0..n).map(|j| value(i, j, salt)).collect()).collect()
+            let grid = |rows: usize, columns: usize, salt| -> Matrix {
+                (0..rows).map(|i| (0..columns).map(|j| value(i, j, salt)).collect()).collect()
             };
-            let (d, g) = (grid(t, 1), grid(3, 2));
-            let u = sandwich(&filter_matrix(variant), &g);
-            let v = sandwich(&input_matrix(variant), &d);
-            let product: Matrix = u
-                .iter()
-                .zip(&v)
-                .map(|(u, v)| u.iter().zip(v).map(|(u, v)| u * v).collect())
-                .collect();
-            let y = sandwich(&output_matrix(variant), &product);
-            for i in 0..m {
-                for j in 0..m {
+            let extents = (1..=variant.m()).flat_map(|h| (1..=variant.m()).map(move |w| [h, w]));
+            for [h, w] in extents {
+                let [r, c] = [h, w].map(|extent| variant.points(extent));
+                let (d, g) = (grid(r, c, 1), grid(3, 3, 2));
+                let filter = filter_matrix(variant);
+                let u = sandwich(&filter, &g, &filter);
+                let v = sandwich(&input_matrix(variant, r), &d, &input_matrix(variant, c));
+                // The first points of U.
+                let row =
+                    |u: &Vec<f64>, v: &Vec<f64>| u.iter().zip(v).map(|(u, v)| u * v).collect();
+                let product: Matrix = u.iter().zip(&v).map(|(u, v)| row(u, v)).collect();
+                let y = sandwich(&output_matrix(variant, r), &product, &output_matrix(variant, c));
+                for (i, j) in (0..h).flat_map(|i| (0..w).map(move |j| (i, j))) {
                     let taps = (0..9).map(|k| (k / 3, k % 3));
                     let s = variant.stride();
                     let direct: f64 = taps.map(|(a, b)| g[a][b] * d[s * i + a][s * j + b]).sum();

@@ -18,8 +18,8 @@ pub(in super::super) unsafe fn multiply(args: &MultiplyArgs) {
     // Lines per block and point, so that all are fetched while the first tiles are computed.
     // SAFETY: the contract is the caller's.
     unsafe {
-        match args.nb_points {
-            36 => points::<1>(args),
+        match args.t {
+            6 => points::<1>(args),
             _ => points::<3>(args),
         }
     }
@@ -29,12 +29,12 @@ pub(in super::super) unsafe fn multiply(args: &MultiplyArgs) {
 /// As [`multiply`].
 #[target_feature(enable = "avx2")]
 unsafe fn points<const FETCH: usize>(args: &MultiplyArgs) {
-    let (taller, height, others) = row_tiles(args.nb_tiles);
     let mut next = args.next;
-    for p in 0..args.nb_points {
+    for (p, tiles) in args.points() {
+        let (taller, height, others) = row_tiles(tiles.len());
         let mut fetch = Some(&mut next);
-        let mut t = 0;
-        // SAFETY: the register tiles partition `0..nb_tiles`.
+        let mut t = tiles.start;
+        // SAFETY: the register tiles partition `tiles`.
         unsafe {
             for _ in 0..taller {
                 rows::<FETCH>(args, height, p, t, fetch.take());
@@ -76,7 +76,7 @@ unsafe fn rows<const FETCH: usize>(
 /// One register tile: tiles `t..t + ROWS` at point `p`. The first one of a point advances `next`.
 ///
 /// # Safety
-/// As [`multiply`], `p < nb_points` and `t + ROWS <= nb_tiles`.
+/// As [`multiply`], and these are tiles of that point.
 #[target_feature(enable = "avx2")]
 unsafe fn tile<const ROWS: usize, const FETCH: usize>(
     args: &MultiplyArgs,

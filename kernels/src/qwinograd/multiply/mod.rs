@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! for each point p:
-//!     for each tile t:
+//!     for each tile t that is taken at p:
 //!         acc[0..16] = first ? 0 : M[p][t]
 //!         for each block b of 16 input channels, for i in 0..8:
 //!             for o in 0..16:

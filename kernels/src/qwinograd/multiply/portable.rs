@@ -9,13 +9,13 @@ use crate::layout::{C_BLOCK_U8 as C_BLOCK, OC_PANEL};
 /// # Safety
 /// As [`multiply_raw`](super::super::Kernel::multiply_raw).
 pub(in super::super) unsafe fn multiply(args: &MultiplyArgs) {
-    let (taller, height, others) = row_tiles(args.nb_tiles);
-    for p in 0..args.nb_points {
+    for (p, tiles) in args.points() {
+        let (taller, height, others) = row_tiles(tiles.len());
         for half in [0, OC_PANEL / 2] {
-            let mut t = 0;
+            let mut t = tiles.start;
             for i in 0..taller + others {
                 let height = if i < taller { height } else { height - 1 };
-                // SAFETY: the register tiles partition `0..nb_tiles`.
+                // SAFETY: the register tiles partition `tiles`.
                 unsafe {
                     match height {
                         6 => tile::<6>(args, p, t, half),
@@ -35,7 +35,7 @@ pub(in super::super) unsafe fn multiply(args: &MultiplyArgs) {
 /// One register tile: tiles `t..t + ROWS` at point `p`, channels `half..half + 8` of the panel.
 ///
 /// # Safety
-/// As [`multiply`], `p < nb_points` and `t + ROWS <= nb_tiles`.
+/// As [`multiply`], and these are tiles of that point.
 #[inline(always)]
 unsafe fn tile<const ROWS: usize>(args: &MultiplyArgs, p: usize, t: usize, half: usize) {
     // SAFETY: addresses are those of the contract.

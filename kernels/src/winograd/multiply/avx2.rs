@@ -17,9 +17,9 @@ pub(in super::super) unsafe fn multiply(args: &MultiplyArgs) {
     // Lines per block and point, so that all are fetched while the first tiles are computed.
     // SAFETY: the contract is the caller's.
     unsafe {
-        match args.nb_points {
-            16 => points::<5>(args),
-            25 => points::<3>(args),
+        match args.t {
+            4 => points::<5>(args),
+            5 => points::<3>(args),
             _ => points::<2>(args),
         }
     }
@@ -31,13 +31,13 @@ pub(in super::super) unsafe fn multiply(args: &MultiplyArgs) {
 /// As [`multiply`].
 #[target_feature(enable = "avx2,fma")]
 unsafe fn points<const NEXT: usize>(args: &MultiplyArgs) {
-    let (taller, height, others) = row_tiles(args.nb_tiles);
     let mut next = args.next;
-    for p in 0..args.nb_points {
-        let mut t = 0;
+    for (p, tiles) in args.points() {
+        let (taller, height, others) = row_tiles(tiles.len());
+        let mut t = tiles.start;
         for i in 0..taller + others {
             let height = if i < taller { height } else { height - 1 };
-            // SAFETY: the register tiles partition `0..nb_tiles`.
+            // SAFETY: the register tiles partition `tiles`.
             unsafe {
                 if i == 0 {
                     next = rows::<NEXT, true>(args, height, p, t, next);
@@ -82,7 +82,7 @@ const LINE: usize = LINE_BYTES / size_of::<f32>();
 /// Whether the chunks of V of two points fit an L1 cache of 32 KiB; else fetching the next one would evict
 /// what is in use (the same line again costs little).
 fn fits_twice(args: &MultiplyArgs) -> bool {
-    2 * args.nb_tiles * args.nb_blocks * C_BLOCK * size_of::<f32>() < 32 << 10
+    2 * args.tiles.len() * args.nb_blocks * C_BLOCK * size_of::<f32>() < 32 << 10
 }
 
 /// One register tile: tiles `t..t + ROWS` at point `p`. Meanwhile it fetches into L1 what it would read
@@ -90,7 +90,7 @@ fn fits_twice(args: &MultiplyArgs) -> bool {
 /// `next` per block; returns where those end.
 ///
 /// # Safety
-/// As [`multiply`], `p < nb_points` and `t + ROWS <= nb_tiles`.
+/// As [`multiply`], and these are tiles of that point.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tile<const ROWS: usize, const NEXT: usize, const FIRST: bool>(
     args: &MultiplyArgs,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for each point p:
-//!     for each tile t:
+//!     for each tile t that is taken at p:
 //!         acc[0..16] = first ? 0 : M[p][t]
 //!         for each block b of 8 input channels, for i in 0..8:
 //!             acc[0..16] += V[p][b][t][i] * U[p][8b + i][0..16]
@@ -19,29 +19,71 @@ pub mod avx2;
 pub mod neon;
 pub mod portable;
 
+use std::ops::Range;
+
 /// Tallest register tile, in tiles.
 pub const MR: usize = 6;
+
+/// Tiles one after the other, in an order in which those that are taken at any point follow each other.
+#[derive(Clone, Copy, Debug)]
+pub struct TileRun {
+    /// First, tiles that have fewer rows of output than m, and all columns.
+    pub bottom: usize,
+    /// Whole tiles.
+    pub whole: usize,
+    /// Tiles that have fewer columns.
+    pub right: usize,
+    /// Tiles that have fewer rows and columns.
+    pub corner: usize,
+    /// Rows and columns of points at which those are taken that have fewer rows, or columns.
+    pub points: [usize; 2],
+}
+
+impl TileRun {
+    /// Tiles that are taken at all points.
+    pub const fn whole(nb_tiles: usize) -> Self {
+        Self { bottom: 0, whole: nb_tiles, right: 0, corner: 0, points: [0; 2] }
+    }
+
+    /// Number of tiles.
+    #[expect(clippy::len_without_is_empty, reason = "nobody asks")]
+    pub const fn len(&self) -> usize {
+        self.bottom + self.whole + self.right + self.corner
+    }
+
+    /// The tiles that are taken at the point in row `i` and column `j`.
+    pub const fn at(&self, i: usize, j: usize) -> Range<usize> {
+        let (all_rows, all_columns) = (i < self.points[0], j < self.points[1]);
+        let start = if all_rows { 0 } else { self.bottom };
+        let end = match (all_rows, all_columns) {
+            (true, true) => self.len(),
+            (false, true) => self.len() - self.corner,
+            (_, false) => self.bottom + self.whole,
+        };
+        start..end
+    }
+}
 
 /// Arguments of `multiply`. Lengths and strides are in elements; a block is 8 input channels.
 #[derive(Clone, Copy, Debug)]
 pub struct MultiplyArgs<U = f32, M = f32> {
-    /// Points, t^2.
-    pub nb_points: usize,
-    /// `V[nb_points][nb_blocks][nb_tiles][block]`.
+    /// t: rows and columns of points.
+    pub t: usize,
+    /// `V[t^2][nb_blocks][tiles][block]`.
     pub v: *const U,
     /// Distance of points in `v`.
     pub v_point_stride: usize,
     /// Distance of blocks of channels in `v`.
     pub v_block_stride: usize,
     /// Tiles.
-    pub nb_tiles: usize,
+    pub tiles: TileRun,
     /// Blocks of input channels of this chunk.
     pub nb_blocks: usize,
-    /// `U[nb_points][nb_blocks][block][16]`, 32-byte aligned.
+    /// `U[t^2][nb_blocks][block][16]`, 32-byte aligned.
     pub u: *const U,
     /// Distance of points in `u`, a multiple of 32 bytes.
     pub u_point_stride: usize,
-    /// `M[nb_points][nb_tiles][16]`, 32-byte aligned.
+    /// `M[t^2][tiles][16]`, 32-byte aligned.
     pub m: *mut M,
     /// Distance of points in `m`, a multiple of 32 bytes.
     pub m_point_stride: usize,
@@ -50,6 +92,14 @@ pub struct MultiplyArgs<U = f32, M = f32> {
     /// What to prefetch, as many bytes as the blocks' packed filters: those of the next chunk; any
     /// address.
     pub next: *const u8,
+}
+
+impl<U, M> MultiplyArgs<U, M> {
+    /// All points: each one's place, and the tiles that are taken there.
+    pub(crate) fn points(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let (t, tiles) = (self.t, self.tiles);
+        (0..t).flat_map(move |i| (0..t).map(move |j| (i * t + j, tiles.at(i, j))))
+    }
 }
 
 /// Divides tiles into as few register tiles as possible, as even as possible: heights from 4 up hide

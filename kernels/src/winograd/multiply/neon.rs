@@ -11,12 +11,12 @@ use crate::sconv::neon::{Panel, add_four, load, store};
 /// # Safety
 /// As [`multiply_raw`](super::super::Kernel::multiply_raw).
 pub(in super::super) unsafe fn multiply(args: &MultiplyArgs) {
-    let (taller, height, others) = row_tiles(args.nb_tiles);
-    for p in 0..args.nb_points {
-        let mut t = 0;
+    for (p, tiles) in args.points() {
+        let (taller, height, others) = row_tiles(tiles.len());
+        let mut t = tiles.start;
         for i in 0..taller + others {
             let height = if i < taller { height } else { height - 1 };
-            // SAFETY: the register tiles partition `0..nb_tiles`.
+            // SAFETY: the register tiles partition `tiles`.
             unsafe {
                 match height {
                     6 => tile::<6>(args, p, t),
@@ -35,7 +35,7 @@ pub(in super::super) unsafe fn multiply(args: &MultiplyArgs) {
 /// One register tile: tiles `t..t + ROWS` at point `p`.
 ///
 /// # Safety
-/// As [`multiply`], `p < nb_points` and `t + ROWS <= nb_tiles`.
+/// As [`multiply`], and these are tiles of that point.
 #[inline(never)]
 unsafe fn tile<const ROWS: usize>(args: &MultiplyArgs, p: usize, t: usize) {
     // SAFETY: addresses are those of the contract.
