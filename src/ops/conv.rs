@@ -3,10 +3,13 @@
 //! ```text
 //! for each block of MC pixels (of this member's units):       its window of src stays in L2
 //!     gather the pixels of strided 1x1 windows                to this member's scratch
-//!     for each panel of 16 output channels (of this member's units):
+//!     for each panel of 16 output channels (of this member's units), or pair of panels:
 //!         for each chunk of KC taps:                          its weights stay in L1
-//!             micro-kernel: MC pixels x 16 channels
+//!             micro-kernel: MC pixels x 16 channels           of a pair, both
 //! ```
+//!
+//! Panels pair where a block's window takes so much of L2 that weights and results push it out: then each chunk of it
+//! is loaded once for both.
 //!
 //! Pixels run through the whole batch, so a layer with few pixels per image still fills tiles.
 //! Sums over k run in one order, whatever MC, KC and the division over threads are.
@@ -203,6 +206,16 @@ struct Chunk {
     taps: Range<usize>,
 }
 
+/// Which weights.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    panel: usize,
+    chunk: &'a Chunk,
+}
+
+/// Gets the place of weights, the one that most likely follows, and all else that a kernel needs.
+type Multiply<'a> = dyn Fn(Place<'_>, Option<Place<'_>>, PanelArgs<()>) + 'a;
+
 /// A planned convolution.
 pub(crate) struct ConvStep<W: WeightType> {
     kernel: Kernel<W>,
@@ -223,7 +236,11 @@ struct ConvPlan {
     bias: AlignedBuf,
     split: Split,
     shares: Shares,
-    /// Elements for the sums of a block, where they are carried from chunk to chunk, and for what is gathered.
+    /// Panels of a unit.
+    group: usize,
+    /// Elements for the sums of a block and a panel, where they are carried from chunk to chunk.
+    sums_len: usize,
+    /// Elements for the sums of a unit, and for what is gathered.
     scratch_len: usize,
 }
 
@@ -338,9 +355,12 @@ impl ConvPlan {
             let starts = (0..taps.len()).step_by(kc);
             chunks.extend(starts.map(|t| Chunk { segment, taps: t..(t + kc).min(taps.len()) }));
         }
-        let shares = Shares::new(split, (nb_pixels, MR), nb_panels, block);
+        let block_bytes = (block * read).div_ceil(nb_pixels.max(1));
+        let group = if chunks.len() > 1 && block_bytes > planned_l2_bytes() / 2 { 2 } else { 1 };
+        let shares = Shares::new(split, (nb_pixels, MR), nb_panels.div_ceil(group), block);
         let longest = shares.longest_block();
-        let mut scratch_len = if chunks.len() > 1 { longest * OC_PANEL } else { 0 };
+        let sums_len = if chunks.len() > 1 { longest * OC_PANEL } else { 0 };
+        let mut scratch_len = group * sums_len;
         let mut gathered = Vec::new();
         for (segment, taps) in spec.segments.iter().zip(&mut taps) {
             gathered.push(segment.is_gathered().then(|| {
@@ -352,7 +372,7 @@ impl ConvPlan {
                 Gathered { start, plane_stride, pixels }
             }));
         }
-        Self { gathered, taps, chunks, bias, split, shares, scratch_len, spec }
+        Self { gathered, taps, chunks, bias, split, shares, group, sums_len, scratch_len, spec }
     }
 }
 
@@ -378,7 +398,7 @@ impl<W: WeightType> ConvStep<W> {
     }
 
     /// The weights of one chunk of a panel.
-    fn weights(&self, chunk: &Chunk, panel: usize) -> &[W] {
+    fn weights(&self, Place { panel, chunk }: Place<'_>) -> &[W] {
         let segment = &self.plan.spec.segments[chunk.segment];
         let panel_len = segment.geometry.panel_len(segment.layout);
         let per_tap = segment.tap_len() * OC_PANEL;
@@ -397,15 +417,9 @@ impl<W: WeightType> Step for ConvStep<W> {
     }
 
     unsafe fn run(&self, worker: &Worker<'_>) {
-        let nb_panels = self.plan.bias.len() / OC_PANEL;
-        let chunks = &self.plan.chunks;
-        let multiply = |panel: usize, chunk: usize, args: PanelArgs<()>| {
-            let weights = self.weights(&chunks[chunk], panel);
-            let next = match chunks.get(chunk + 1) {
-                Some(next) => self.weights(next, panel).as_ptr(),
-                None if panel + 1 < nb_panels => self.weights(&chunks[0], panel + 1).as_ptr(),
-                None => weights.as_ptr_range().end,
-            };
+        let multiply = |at: Place<'_>, next: Option<Place<'_>>, args: PanelArgs<()>| {
+            let weights = self.weights(at);
+            let next = next.map_or(weights.as_ptr_range().end, |next| self.weights(next).as_ptr());
             // SAFETY: the plan took the kernel from the registry for an available tier, and these are the weights of
             // the taps in `args`, for whose rest `ConvPlan::run` vouches.
             unsafe { self.kernel.run_raw(&args.with_weights(weights.as_ptr(), next)) };
@@ -416,18 +430,19 @@ impl<W: WeightType> Step for ConvStep<W> {
 }
 
 impl ConvPlan {
-    /// Walks this member's share; `multiply` gets each panel, the place of the chunk and all else that a kernel needs.
+    /// Walks this member's share.
     ///
     /// # Safety
     /// As [`Step::run`].
-    unsafe fn run(&self, worker: &Worker<'_>, multiply: &dyn Fn(usize, usize, PanelArgs<()>)) {
+    unsafe fn run(&self, worker: &Worker<'_>, multiply: &Multiply<'_>) {
         let spec = &self.spec;
         let dst = &spec.dst;
         // SAFETY: this step writes `dst`, and its frame only here.
         unsafe { zero_frame(worker, dst) };
         let scratch = worker.scratch(self.scratch_len);
         let residual = spec.residual.as_ref().zip(spec.res_pixels.as_ref());
-        for Unit { block, is_new_block, panel, .. } in self.shares.turns(worker) {
+        let nb_panels = self.bias.len() / OC_PANEL;
+        for Unit { block, is_new_block, panel: group, .. } in self.shares.turns(worker) {
             if is_new_block {
                 for (segment, gathered) in spec.segments.iter().zip(&self.gathered) {
                     if let Some(gathered) = gathered {
@@ -436,57 +451,65 @@ impl ConvPlan {
                     }
                 }
             }
-            // Blocks of 8 channels that exist in the last panel.
-            let nb_blocks = (dst.nb_planes() - 2 * panel).min(2);
+            let panels = group * self.group..((group + 1) * self.group).min(nb_panels);
             for (i, chunk) in self.chunks.iter().enumerate() {
-                let last = i + 1 == self.chunks.len();
+                let is_last = i + 1 == self.chunks.len();
                 let segment = &spec.segments[chunk.segment];
                 let (src, pixels) = (&segment.src, &segment.src_pixels[block.clone()]);
-                let first_block = match src.layout {
-                    Layout::Blocked => segment.geometry.panel_first_ic_block(panel),
-                    Layout::Interleaved => 0,
-                };
-                let (first, pixels) = match &self.gathered[chunk.segment] {
-                    Some(g) => {
-                        let first = g.start + first_block * g.plane_stride;
-                        (scratch.wrapping_add(first), &g.pixels[..block.len()])
-                    }
-                    None => (worker.arena(src.base + first_block * src.plane_stride()), pixels),
-                };
                 let taps = &self.taps[chunk.segment][chunk.taps.clone()];
-                // - Tables were made for these activations (`window_table`, `tap_table`), whose
-                //   lengths the arena holds; slices here have the lengths the kernel reads.
-                // - Units are disjoint pixels x panels of `dst`, and each is one member's; sources and `residual` are
-                //   other activations, not written in this step.
-                let args = PanelArgs {
-                    src: first,
-                    src_pixels: pixels.as_ptr(),
-                    nb_pixels: block.len(),
-                    taps: taps.as_ptr(),
-                    nb_taps: taps.len(),
-                    tap_len: segment.tap_len(),
-                    weights: null(),
-                    next_weights: null(),
-                    bias: self.bias[panel * OC_PANEL..][..OC_PANEL].as_ptr(),
-                    dst: if last {
-                        worker.arena(dst.base + 2 * panel * dst.plane_stride())
+                for panel in panels.clone() {
+                    let first_block = match src.layout {
+                        Layout::Blocked => segment.geometry.panel_first_ic_block(panel),
+                        Layout::Interleaved => 0,
+                    };
+                    let (first, pixels) = match &self.gathered[chunk.segment] {
+                        Some(g) => {
+                            let first = g.start + first_block * g.plane_stride;
+                            (scratch.wrapping_add(first), &g.pixels[..block.len()])
+                        }
+                        None => (worker.arena(src.base + first_block * src.plane_stride()), pixels),
+                    };
+                    let sums = scratch.wrapping_add((panel - panels.start) * self.sums_len);
+                    let dst_plane = worker.arena(dst.base + 2 * panel * dst.plane_stride());
+                    // - Tables were made for these activations (`window_table`, `tap_table`), whose
+                    //   lengths the arena holds; slices here have the lengths the kernel reads.
+                    // - Units are disjoint pixels x panels of `dst`, and each is one member's; sources and
+                    //   `residual` are other activations, not written in this step.
+                    let args = PanelArgs {
+                        src: first,
+                        src_pixels: pixels.as_ptr(),
+                        nb_pixels: block.len(),
+                        taps: taps.as_ptr(),
+                        nb_taps: taps.len(),
+                        tap_len: segment.tap_len(),
+                        weights: null(),
+                        next_weights: null(),
+                        bias: self.bias[panel * OC_PANEL..][..OC_PANEL].as_ptr(),
+                        dst: if is_last { dst_plane } else { null_mut() },
+                        dst_pixels: spec.dst_pixels[block.clone()].as_ptr(),
+                        dst_block_stride: dst.plane_stride(),
+                        // Blocks of 8 channels that exist in the last panel.
+                        nb_blocks: (dst.nb_planes() - 2 * panel).min(2),
+                        residual: residual.map_or(null(), |(res, _)| {
+                            worker.arena(res.base + 2 * panel * res.plane_stride())
+                        }),
+                        res_pixels: residual.map_or(null(), |(_, t)| t[block.clone()].as_ptr()),
+                        res_block_stride: residual.map_or(0, |(res, _)| res.plane_stride()),
+                        clamp: [spec.clamp.min, spec.clamp.max],
+                        start: if i == 0 { null() } else { sums },
+                        sums: if is_last { null_mut() } else { sums },
+                        addend: null(),
+                    };
+                    let next = if panel + 1 < panels.end {
+                        Some(Place { panel: panel + 1, chunk })
+                    } else if is_last {
+                        let chunk = &self.chunks[0];
+                        (panel + 1 < nb_panels).then_some(Place { panel: panel + 1, chunk })
                     } else {
-                        null_mut()
-                    },
-                    dst_pixels: spec.dst_pixels[block.clone()].as_ptr(),
-                    dst_block_stride: dst.plane_stride(),
-                    nb_blocks,
-                    residual: residual.map_or(null(), |(res, _)| {
-                        worker.arena(res.base + 2 * panel * res.plane_stride())
-                    }),
-                    res_pixels: residual.map_or(null(), |(_, t)| t[block.clone()].as_ptr()),
-                    res_block_stride: residual.map_or(0, |(res, _)| res.plane_stride()),
-                    clamp: [spec.clamp.min, spec.clamp.max],
-                    start: if i == 0 { null() } else { scratch },
-                    sums: if last { null_mut() } else { scratch },
-                    addend: null(),
-                };
-                multiply(panel, i, args);
+                        Some(Place { panel: panels.start, chunk: &self.chunks[i + 1] })
+                    };
+                    multiply(Place { panel, chunk }, next, args);
+                }
             }
         }
     }
