@@ -498,8 +498,8 @@ fn tiles(variant: Variant, place: &Placement) -> Vec<Tile> {
             }
         }
     }
-    tiles.sort_by_key(|tile| kind(variant, tile));
-    tiles
+    let of_kind = |wanted| tiles.iter().filter(move |tile| kind(variant, tile) == wanted).copied();
+    (0..4).flat_map(of_kind).collect()
 }
 
 /// All of a convolution: each member transforms what it multiplies.

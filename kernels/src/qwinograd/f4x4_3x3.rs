@@ -5,7 +5,7 @@
 //! half-transformed tile, so that a tile goes from loads to stores in 16 registers.
 
 use super::Variant;
-use super::tiles::{Grid, Sink, Source, Transform};
+use super::tiles::{Sink, Source, Transform, each};
 use super::vector::{Longs, Words};
 use crate::arrays::{from_fn, map};
 
@@ -78,28 +78,6 @@ unsafe fn input_1d<V: Words>(d: [V; T]) -> [V; T] {
     }
 }
 
-/// `B^T` of a tile with `n` points, n - 2 rows or columns; of the rest of `d` it takes nothing, and gives something.
-#[inline(always)]
-unsafe fn partial_input_1d<V: Words>(n: usize, d: [V; T]) -> [V; T] {
-    // SAFETY: the caller's.
-    unsafe {
-        match n {
-            // x - 1 and x; x (x - 1).
-            3 => [d[1].sub(d[0]), d[2].sub(d[1]), d[1], d[3], d[4], d[5]],
-            // x^2 - 1 and x (x +- 1); x (x^2 - 1).
-            4 => [d[2].sub(d[0]), d[3].sub(d[1]), d[2].add(d[1]), d[2].sub(d[1]), d[4], d[5]],
-            // (x^2 - 1) (x - 2), x (x +- 1) (x - 2) and x (x^2 - 1); x (x^2 - 1) (x - 2).
-            5 => {
-                let differences = [d[2].sub(d[0]), d[3].sub(d[1]), d[4].sub(d[2])];
-                let end = |i: usize| differences[i + 1].sub(differences[i].shl::<1>());
-                let (even, odd) = (d[3].sub(d[2].shl::<1>()), d[2].sub(d[1].shl::<1>()));
-                [end(0), end(1), even.add(odd), even.sub(odd), differences[1], d[5]]
-            }
-            _ => input_1d(d),
-        }
-    }
-}
-
 /// Points of even powers of p, and of odd ones.
 const EVEN: [usize; 5] = [0, 2, 3, 4, 5];
 const ODD: [usize; 5] = [2, 3, 4, 5, 1];
@@ -132,38 +110,6 @@ unsafe fn output_1d<V: Longs>(m: [V; T]) -> [V; M] {
         let [y0, y2] = output_even(map(EVEN, |p| m[p]));
         let [y1, y3] = output_odd(map(ODD, |p| m[p]));
         [y0, y1, y2, y3]
-    }
-}
-
-/// `A^T` of a tile with `n` points: n - 2 numbers, and something. Its rows are those of whole tiles, times the product of
-/// p - q over the points q that the tile does not take.
-#[inline(always)]
-unsafe fn partial_output_1d<V: Longs>(n: usize, m: [V; T]) -> [V; M] {
-    // SAFETY: the caller's.
-    unsafe {
-        let thrice = |x: V| x.add(x.shl::<1>());
-        match n {
-            // -4, 6 and 4.
-            3 => {
-                let sum = m[1].sub(m[0]).shl::<1>().add(thrice(m[2]));
-                [sum.shl::<1>(), m[1], m[1], m[1]]
-            }
-            // -4, 3, 3 and 4.
-            4 => {
-                let y0 = thrice(m[2].add(m[3])).sub(m[0].shl::<2>());
-                let y1 = thrice(m[2].sub(m[3])).add(m[1].shl::<2>());
-                [y0, y1, m[1], m[1]]
-            }
-            // 2, -3, -1, 4 and 4.
-            5 => {
-                let one = thrice(m[2]);
-                let (sum, diff) = (one.add(m[3]), one.sub(m[3]));
-                let y0 = m[4].shl::<1>().add(m[0]).shl::<1>().sub(sum);
-                let y2 = m[4].shl::<2>().add(m[1]).shl::<2>().sub(sum);
-                [y0, m[4].shl::<3>().sub(diff), y2, m[1]]
-            }
-            _ => output_1d(m),
-        }
     }
 }
 
@@ -204,27 +150,6 @@ impl Transform for F4x4 {
     }
 
     #[inline(always)]
-    unsafe fn partial_input<V: Words>(
-        d: Grid<*const u8>,
-        [rows, columns]: [usize; 2],
-        v: impl Sink<V>,
-    ) {
-        // SAFETY: the caller's.
-        unsafe {
-            let mut half = [[d.get(0, 0); T]; T];
-            for j in 0..columns {
-                let column = from_fn(|i| d.get(i.min(rows - 1), j));
-                for (row, x) in half.iter_mut().zip(partial_input_1d(rows, column)) {
-                    row[j] = x;
-                }
-            }
-            for (i, row) in half.into_iter().enumerate().take(rows) {
-                v.put(i, partial_input_1d(columns, row));
-            }
-        }
-    }
-
-    #[inline(always)]
     unsafe fn output<V: Longs>(m: impl Source<V>, y: impl Sink<V>) {
         // SAFETY: the caller's.
         unsafe {
@@ -236,24 +161,62 @@ impl Transform for F4x4 {
             y.put(3, output_1d(map(rows, |r| r[1])));
         }
     }
+
     #[inline(always)]
-    unsafe fn partial_output<V: Longs>(
-        m: impl Source<V>,
-        [rows, columns]: [usize; 2],
-        y: impl Sink<V>,
-    ) {
+    unsafe fn input_side<V: Words>(n: usize, d: impl Fn(usize) -> V, v: impl Fn(usize, V)) {
         // SAFETY: the caller's.
         unsafe {
-            let zero = V::splat(0);
-            let mut half = [[zero; T]; M];
-            for j in 0..columns {
-                let column = from_fn(|p| if p < rows { m.get(p, j) } else { zero });
-                for (row, x) in half.iter_mut().zip(partial_output_1d(rows, column)) {
-                    row[j] = x;
+            match n {
+                // x - 1 and x; x (x - 1).
+                3 => {
+                    let [d0, d1, d2] = from_fn(d);
+                    each([d1.sub(d0), d2.sub(d1), d1], v);
                 }
+                // x^2 - 1 and x (x +- 1); x (x^2 - 1).
+                4 => {
+                    let [d0, d1, d2, d3] = from_fn(d);
+                    each([d2.sub(d0), d3.sub(d1), d2.add(d1), d2.sub(d1)], v);
+                }
+                // (x^2 - 1) (x - 2), x (x +- 1) (x - 2) and x (x^2 - 1); x (x^2 - 1) (x - 2).
+                5 => {
+                    let [d0, d1, d2, d3, d4] = from_fn(d);
+                    let two = d3.sub(d1);
+                    let ends = [two.sub(d2.sub(d0).shl::<1>()), d4.sub(d2).sub(two.shl::<1>())];
+                    let (even, odd) = (d3.sub(d2.shl::<1>()), d2.sub(d1.shl::<1>()));
+                    each([ends[0], ends[1], even.add(odd), even.sub(odd), two], v);
+                }
+                _ => each(input_1d(from_fn(d)), v),
             }
-            for (i, row) in half.into_iter().enumerate().take(rows - 2) {
-                y.put(i, partial_output_1d(columns, row));
+        }
+    }
+
+    /// Rows of `A^T` are those of whole tiles, times the product of p - q over the points q that the tile does not take.
+    #[inline(always)]
+    unsafe fn output_side<V: Longs>(n: usize, m: impl Fn(usize) -> V, y: impl Fn(usize, V)) {
+        // SAFETY: the caller's.
+        unsafe {
+            let thrice = |x: V| x.add(x.shl::<1>());
+            match n {
+                // -4, 4 and 6.
+                3 => {
+                    let [m0, inf, m1] = from_fn(m);
+                    each([inf.sub(m0).shl::<1>().add(thrice(m1)).shl::<1>()], y);
+                }
+                // -4, 4, 3 and 3.
+                4 => {
+                    let [m0, inf, m1, m2] = from_fn(m);
+                    let y0 = thrice(m1.add(m2)).sub(m0.shl::<2>());
+                    each([y0, thrice(m1.sub(m2)).add(inf.shl::<2>())], y);
+                }
+                // 2, 4, -3, -1 and 4.
+                5 => {
+                    let [m0, inf, m1, m2, m3] = from_fn(m);
+                    let (sum, diff) = (thrice(m1).add(m2), thrice(m1).sub(m2));
+                    let y0 = m3.shl::<1>().add(m0).shl::<1>().sub(sum);
+                    let y2 = m3.shl::<2>().add(inf).shl::<2>().sub(sum);
+                    each([y0, m3.shl::<3>().sub(diff), y2], y);
+                }
+                _ => each(output_1d(from_fn(m)), y),
             }
         }
     }

@@ -27,7 +27,7 @@ pub(super) trait Sink<V> {
 
 /// Elements at two strides.
 #[derive(Clone, Copy)]
-pub(super) struct Grid<P> {
+struct Grid<P> {
     start: P,
     row_stride: usize,
     column_stride: usize,
@@ -76,9 +76,9 @@ impl<V: Words> Source<V> for Grid<*const i8> {
     }
 }
 
-/// The end of one output tile, for half a panel.
+/// The end of one output tile, whole or not, for half a panel.
 #[derive(Clone, Copy)]
-struct Epilogue<'a, V> {
+struct Epilogue<'a, V, const WHOLE: bool> {
     args: &'a OutputArgs,
     tile: &'a Tile,
     variant: Variant,
@@ -86,35 +86,32 @@ struct Epilogue<'a, V> {
     bias: V,
 }
 
-impl<V: Longs> Epilogue<'_, V> {
-    /// Finishes the first `K` pixels of row `i`, from the convolution's sums.
+impl<V: Longs, const WHOLE: bool> Epilogue<'_, V, WHOLE> {
+    /// Finishes `N` pixels of row `i` from column `j` on, from the convolution's sums.
     ///
     /// # Safety
     /// The tile has them; as [`transform_output_raw`](super::Kernel::transform_output_raw).
     #[inline(always)]
-    unsafe fn finish<const K: usize, const N: usize>(&self, i: usize, sums: [V; N]) {
+    unsafe fn finish<const N: usize>(&self, i: usize, j: usize, sums: [V; N]) {
         let OutputArgs { requant, dst_row_stride, res_row_stride, .. } = self.args;
         let step = match requant.dst {
             Dst::U8 { .. } => C_BLOCK,
             Dst::F32 { .. } => C_BLOCK_F32,
         };
-        let dst = self.tile.dst as usize + i * dst_row_stride;
-        let res = self.tile.res as usize + i * res_row_stride;
-        // SAFETY: the caller's; `K <= N`.
-        unsafe {
-            let sums: [V; K] = from_fn(|j| sums[j]);
-            let (dst, res) = (from_fn(|j| dst + j * step), from_fn(|j| res + j * C_BLOCK));
-            V::requantize(sums, requant, self.half, dst, res);
-        }
+        let dst = self.tile.dst as usize + i * dst_row_stride + j * step;
+        let res = self.tile.res as usize + i * res_row_stride + j * C_BLOCK;
+        let (dst, res) = (from_fn(|j| dst + j * step), from_fn(|j| res + j * C_BLOCK));
+        // SAFETY: the caller's.
+        unsafe { V::requantize(sums, requant, self.half, dst, res) }
     }
 }
 
-impl<V: Longs> Sink<V> for Epilogue<'_, V> {
+impl<V: Longs, const WHOLE: bool> Sink<V> for Epilogue<'_, V, WHOLE> {
     /// Divides by the transforms' scale; see the module above.
     #[inline(always)]
     unsafe fn put<const N: usize>(&self, i: usize, row: [V; N]) {
         let [rows, columns] = self.tile.dst_extent.map(usize::from);
-        if i >= rows {
+        if !WHOLE && i >= rows {
             return;
         }
         // SAFETY: the caller's; a tile has up to 4 columns.
@@ -129,11 +126,13 @@ impl<V: Longs> Sink<V> for Epilogue<'_, V> {
                 };
                 sum.add(self.bias)
             });
-            match columns {
-                _ if columns == N => self.finish::<N, N>(i, sums),
-                3 => self.finish::<3, N>(i, sums),
-                2 => self.finish::<2, N>(i, sums),
-                _ => self.finish::<1, N>(i, sums),
+            if WHOLE || columns == N {
+                self.finish::<N>(i, 0, sums);
+            } else {
+                // One by one: code for each number of them would be large.
+                for (j, sum) in sums.into_iter().enumerate().take(columns) {
+                    self.finish(i, j, [sum]);
+                }
             }
         }
     }
@@ -154,36 +153,91 @@ pub(super) trait Transform {
     /// From t x t points to m x m pixels, s^2 times too large.
     unsafe fn output<V: Longs>(m: impl Source<V>, y: impl Sink<V>);
 
-    /// `input` of a tile that has `extent` rows and columns: from them to all points at which it is taken, and to
-    /// others. What does not exist only reaches pixels that do not exist either.
-    #[inline(always)]
-    unsafe fn partial_input<V: Words>(d: Grid<*const u8>, extent: [usize; 2], v: impl Sink<V>) {
-        let mut whole = [0u8; TILE_LEN];
-        let row_stride = Self::VARIANT.t() * C_BLOCK;
-        // SAFETY: the caller's; `whole` is a local of this thread.
-        unsafe {
-            for (i, row) in whole.chunks_exact_mut(row_stride).take(extent[0]).enumerate() {
-                for (j, pixel) in row.chunks_exact_mut(C_BLOCK).take(extent[1]).enumerate() {
-                    let from = d.start.add(d.offset(i, j));
-                    from.copy_to_nonoverlapping(pixel.as_mut_ptr(), V::LANES);
-                }
-            }
-            let start = whole.as_ptr();
-            Self::input(Grid { start, row_stride, column_stride: C_BLOCK }, v);
-        }
-    }
+    /// Whether partial tiles are taken at fewer points; else as whole ones.
+    const HAS_PARTIAL: bool = Self::VARIANT.tile().points(1) < Self::VARIANT.t();
 
-    /// `output` of a tile that is taken at `points` rows and columns: all pixels that it has, and others.
-    #[inline(always)]
-    unsafe fn partial_output<V: Longs>(m: impl Source<V>, points: [usize; 2], y: impl Sink<V>) {
-        debug_assert_eq!(points, [Self::VARIANT.t(); 2]);
-        // SAFETY: the caller's.
-        unsafe { Self::output(m, y) }
+    /// `input` of one row or column of a tile, partial or whole: from as many pixels to `n` points. Takes all before it
+    /// gives any.
+    unsafe fn input_side<V: Words>(n: usize, d: impl Fn(usize) -> V, v: impl Fn(usize, V)) {
+        let _ = (n, d, v);
+        unreachable!("{:?} has no partial tiles", Self::VARIANT)
+    }
+    /// `output` of the same: from `n` points to fewer pixels.
+    unsafe fn output_side<V: Longs>(n: usize, m: impl Fn(usize) -> V, y: impl Fn(usize, V)) {
+        let _ = (n, m, y);
+        unreachable!("{:?} has no partial tiles", Self::VARIANT)
     }
 }
 
-/// Bytes of the largest tile.
-const TILE_LEN: usize = Variant::F4.nb_points() * C_BLOCK;
+/// Gives all of `row` to `take`, each with its place.
+#[inline(always)]
+pub(super) fn each<V, const N: usize>(row: [V; N], take: impl Fn(usize, V)) {
+    row.into_iter().enumerate().for_each(|(i, v)| take(i, v));
+}
+
+/// Rows and columns of the largest tile.
+const T: usize = Variant::F4.t();
+
+/// `input` of a tile that has `rows` rows and `columns` columns, which are as many points: its columns, then their rows.
+///
+/// # Safety
+/// As [`Transform`].
+#[inline(always)]
+unsafe fn partial_input<F: Transform, V: Words>(
+    d: Grid<*const u8>,
+    [rows, columns]: [usize; 2],
+    v: Grid<*mut i16>,
+) {
+    let pixel = |i: usize, j: usize| {
+        // SAFETY: the caller's: the tile has this pixel.
+        unsafe { d.get(i.min(rows - 1), j.min(columns - 1)) }
+    };
+    let mut tile: [[V; T]; T] = from_fn(|i| from_fn(|j| pixel(i, j)));
+    let start = tile.as_mut_ptr().cast::<V>();
+    for (n, row, count, column) in [(rows, T, columns, 1), (columns, 1, rows, T)] {
+        for k in 0..count {
+            let at = |i: usize| start.wrapping_add(i * row + k * column);
+            // SAFETY: the caller's; places are within `tile`.
+            unsafe { F::input_side(n, |i| at(i).read(), |i, x: V| at(i).write(x)) }
+        }
+    }
+    for (i, row) in tile.into_iter().enumerate().take(rows) {
+        // SAFETY: the caller's.
+        unsafe { v.put(i, row) }
+    }
+}
+
+/// `output` of a tile that is taken at `rows` rows and `columns` columns of points, and has `height` rows: its columns,
+/// then their rows.
+///
+/// # Safety
+/// As [`Transform`].
+#[inline(always)]
+unsafe fn partial_output<F: Transform, V: Longs>(
+    m: Grid<*const i32>,
+    [rows, columns]: [usize; 2],
+    height: usize,
+    y: impl Sink<V>,
+) {
+    const M: usize = Variant::F4.m();
+    let product = |i: usize, j: usize| {
+        // SAFETY: the caller's: M has this point.
+        unsafe { m.get(i.min(rows - 1), j.min(columns - 1)) }
+    };
+    let mut tile: [[V; T]; T] = from_fn(|i| from_fn(|j| product(i, j)));
+    let start = tile.as_mut_ptr().cast::<V>();
+    for (n, row, count, column) in [(rows, T, columns, 1), (columns, 1, height, T)] {
+        for k in 0..count {
+            let at = |i: usize| start.wrapping_add(i * row + k * column);
+            // SAFETY: the caller's; places are within `tile`.
+            unsafe { F::output_side(n, |i| at(i).read(), |i, x: V| at(i).write(x)) }
+        }
+    }
+    for (i, row) in tile.into_iter().enumerate().take(height) {
+        // SAFETY: the caller's.
+        unsafe { y.put::<M>(i, from_fn(|j| row[j])) }
+    }
+}
 
 /// The points of a transformed tile.
 #[inline(always)]
@@ -210,31 +264,62 @@ pub(super) unsafe fn transform_filter<F: Transform, V: Words>(args: &FilterArgs)
     }
 }
 
+/// Elements of the largest tile.
+const TILE_LEN: usize = Variant::F4.nb_points() * C_BLOCK;
+
 /// # Safety
 /// As [`transform_input_raw`](super::Kernel::transform_input_raw) and [`Words`].
 #[inline(always)]
 pub(super) unsafe fn transform_input<F: Transform, V: Words>(args: &InputArgs) {
     let t = F::VARIANT.t();
+    let mut whole = [0u8; TILE_LEN];
     for block in 0..args.nb_blocks {
         for index in 0..args.nb_tiles {
             // SAFETY: addresses are those of the contract.
             unsafe {
                 let tile = &*args.tiles.add(index);
-                let src = args.src.add(tile.src as usize + block * args.plane_stride);
+                let start = args.src.add(tile.src as usize + block * args.plane_stride);
+                let mut src = Grid { start, row_stride: args.row_stride, column_stride: C_BLOCK };
+                let is_whole = tile.src_extent == [t as u8; 2];
+                if !is_whole && !F::HAS_PARTIAL {
+                    src = copy_existing(src, tile.src_extent, t, &mut whole);
+                }
                 let dst = args.dst.add(block * args.block_stride + index * C_BLOCK);
                 for lane in (0..C_BLOCK).step_by(V::LANES) {
-                    let start = src.add(lane);
-                    let d = Grid { start, row_stride: args.row_stride, column_stride: C_BLOCK };
+                    let src = Grid { start: src.start.add(lane), ..src };
                     let v = points::<F, _>(dst.add(lane), args.point_stride);
-                    if tile.src_extent == [t as u8; 2] {
-                        F::input::<V>(d, v);
+                    if is_whole || !F::HAS_PARTIAL {
+                        F::input::<V>(src, v);
                     } else {
-                        F::partial_input::<V>(d, tile.src_extent.map(usize::from), v);
+                        partial_input::<F, V>(src, tile.src_extent.map(usize::from), v);
                     }
                 }
             }
         }
     }
+}
+
+/// Copies what exists of a tile. What does not only reaches pixels that do not exist either, so that
+/// `whole` may hold anything there.
+///
+/// # Safety
+/// The pixels within `extent` are readable.
+#[inline(always)]
+unsafe fn copy_existing(
+    src: Grid<*const u8>,
+    extent: [u8; 2],
+    t: usize,
+    whole: &mut [u8; TILE_LEN],
+) -> Grid<*const u8> {
+    let [rows, columns] = extent.map(usize::from);
+    for (i, row) in whole.chunks_exact_mut(t * C_BLOCK).take(rows).enumerate() {
+        // SAFETY: the caller's: a row's pixels are contiguous; `whole` is a local of this thread.
+        unsafe {
+            let from = src.start.add(src.offset(i, 0));
+            from.copy_to_nonoverlapping(row.as_mut_ptr(), columns * C_BLOCK);
+        }
+    }
+    Grid { start: whole.as_ptr(), row_stride: t * C_BLOCK, column_stride: C_BLOCK }
 }
 
 /// # Safety
@@ -246,15 +331,21 @@ pub(super) unsafe fn transform_output<F: Transform, V: Longs>(args: &OutputArgs)
             // SAFETY: addresses are those of the contract.
             unsafe {
                 let src = args.src.add(index * OC_PANEL + half * HALF);
-                let tile = &*args.tiles.add(index);
+                let m = points::<F, _>(src, args.point_stride);
+                let (tile, variant) = (&*args.tiles.add(index), F::VARIANT);
                 let bias = V::load(args.bias.add(half * HALF));
-                let epilogue = Epilogue { args, tile, variant: F::VARIANT, half, bias };
-                let src = points::<F, _>(src, args.point_stride);
-                if tile.dst_extent == [F::VARIANT.m() as u8; 2] {
-                    F::output::<V>(src, epilogue);
+                if tile.dst_extent == [variant.m() as u8; 2] {
+                    let whole = Epilogue::<V, true> { args, tile, variant, half, bias };
+                    F::output::<V>(m, whole);
+                    continue;
+                }
+                let partial = Epilogue::<V, false> { args, tile, variant, half, bias };
+                if F::HAS_PARTIAL {
+                    let [h, w] = tile.dst_extent.map(usize::from);
+                    let taken = [h, w].map(|extent| variant.tile().points(extent));
+                    partial_output::<F, V>(m, taken, h, partial);
                 } else {
-                    let points = |extent| F::VARIANT.tile().points(usize::from(extent));
-                    F::partial_output::<V>(src, tile.dst_extent.map(points), epilogue);
+                    F::output::<V>(m, partial);
                 }
             }
         }

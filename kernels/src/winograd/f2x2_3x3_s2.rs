@@ -8,7 +8,7 @@
 //! One algorithm over `Vector`; each ISA instantiates it.
 
 use super::Variant;
-use super::tiles::{self, Grid, Side, Sink, Transform};
+use super::tiles::{Grid, Sink, Transform, each};
 use super::vector::{Source, Vector};
 use crate::arrays::{from_fn, map};
 
@@ -72,12 +72,6 @@ impl Transform for F2x2S2 {
     }
 
     #[inline(always)]
-    unsafe fn partial_input<V: Vector>(d: Grid<*const f32>, extent: [usize; 2], v: impl Sink<V>) {
-        // SAFETY: the caller's.
-        unsafe { tiles::partial_input::<Self, V, M, T>(d, extent, v) }
-    }
-
-    #[inline(always)]
     unsafe fn output<V: Vector>(m: Grid<*const f32>, y: impl Sink<V>) {
         // SAFETY: the caller's.
         unsafe {
@@ -88,22 +82,24 @@ impl Transform for F2x2S2 {
     }
 
     #[inline(always)]
-    unsafe fn partial_output<V: Vector>(m: Grid<*const f32>, points: [usize; 2], y: impl Sink<V>) {
-        // SAFETY: the caller's.
-        unsafe { tiles::partial_output::<Self, V, M, T>(m, points, y) }
-    }
-}
-
-impl Side<M, T> for F2x2S2 {
-    #[inline(always)]
-    unsafe fn input<V: Vector>(n: usize, d: [V; T]) -> [V; T] {
-        // SAFETY: the caller's.
-        unsafe { if n == 3 { [d[0], d[2], d[1], d[1], d[1]] } else { input_1d(d) } }
+    unsafe fn input_side<V: Vector>(n: usize, d: impl Fn(usize) -> V, v: impl Fn(usize, V)) {
+        if n == 3 {
+            each([d(0), d(2), d(1)], v);
+        } else {
+            // SAFETY: the caller's.
+            each(unsafe { input_1d(from_fn(d)) }, v);
+        }
     }
 
     #[inline(always)]
-    unsafe fn output<V: Vector>(n: usize, m: [V; T]) -> [V; M] {
+    unsafe fn output_side<V: Vector>(n: usize, m: impl Fn(usize) -> V, y: impl Fn(usize, V)) {
         // SAFETY: the caller's.
-        unsafe { if n == 3 { [m[0].add(m[1]).add(m[2]); M] } else { output_1d(m) } }
+        unsafe {
+            if n == 3 {
+                each([m(0).add(m(1)).add(m(2))], y);
+            } else {
+                each(output_1d(from_fn(m)), y);
+            }
+        }
     }
 }

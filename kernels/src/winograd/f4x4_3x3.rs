@@ -9,7 +9,7 @@
 use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 
 use super::Variant;
-use super::tiles::{self, Grid, Side, Sink, Transform};
+use super::tiles::{Grid, Sink, Transform, each};
 use super::vector::{Source, Vector};
 use crate::arrays::{from_fn, map};
 
@@ -160,12 +160,6 @@ impl Transform for F4x4 {
     }
 
     #[inline(always)]
-    unsafe fn partial_input<V: Vector>(d: Grid<*const f32>, extent: [usize; 2], v: impl Sink<V>) {
-        // SAFETY: the caller's.
-        unsafe { tiles::partial_input::<Self, V, M, T>(d, extent, v) }
-    }
-
-    #[inline(always)]
     unsafe fn output<V: Vector>(m: Grid<*const f32>, y: impl Sink<V>) {
         // SAFETY: the caller's.
         unsafe {
@@ -184,47 +178,34 @@ impl Transform for F4x4 {
     }
 
     #[inline(always)]
-    unsafe fn partial_output<V: Vector>(m: Grid<*const f32>, points: [usize; 2], y: impl Sink<V>) {
-        // SAFETY: the caller's.
-        unsafe { tiles::partial_output::<Self, V, M, T>(m, points, y) }
-    }
-}
-
-impl Side<M, T> for F4x4 {
-    #[inline(always)]
-    unsafe fn input<V: Vector>(n: usize, d: [V; T]) -> [V; T] {
+    unsafe fn input_side<V: Vector>(n: usize, d: impl Fn(usize) -> V, v: impl Fn(usize, V)) {
         // SAFETY: the caller's.
         unsafe {
             let (a, b, a2) = (V::splat(A), V::splat(B), V::splat(A2));
             match n {
                 // x - a and x; x (x - a).
-                3 => [d[0].neg_mul_add(a, d[1]), d[1].neg_mul_add(a, d[2]), d[1], d[3], d[4], d[5]],
+                3 => {
+                    let [d0, d1, d2] = from_fn(d);
+                    each([d0.neg_mul_add(a, d1), d1.neg_mul_add(a, d2), d1], v);
+                }
                 // x^2 - a^2 and x (x +- a); x (x^2 - a^2).
-                4 => [
-                    d[0].neg_mul_add(a2, d[2]),
-                    d[1].neg_mul_add(a2, d[3]),
-                    d[1].mul_add(a, d[2]),
-                    d[1].neg_mul_add(a, d[2]),
-                    d[4],
-                    d[5],
-                ],
+                4 => {
+                    let [d0, d1, d2, d3] = from_fn(d);
+                    let ends = [d0.neg_mul_add(a2, d2), d1.neg_mul_add(a2, d3)];
+                    each([ends[0], ends[1], d1.mul_add(a, d2), d1.neg_mul_add(a, d2)], v);
+                }
                 // (x^2 - a^2) (x - b), x (x +- a) (x - b) and x (x^2 - a^2); x (x^2 - a^2) (x - b). a b = 1.
                 5 => {
+                    let [d0, d1, d2, d3, d4] = from_fn(d);
                     let end = |d0: V, d1: V, d2: V, d3: V| {
-                        let even = d2.neg_mul_add(b, d0.mul(a));
-                        d1.neg_mul_add(a2, even.add(d3))
+                        d1.neg_mul_add(a2, d2.neg_mul_add(b, d0.mul(a)).add(d3))
                     };
-                    let (even, odd) = (d[2].neg_mul_add(b, d[3]), d[2].mul_sub(a, d[1]));
-                    [
-                        end(d[0], d[1], d[2], d[3]),
-                        end(d[1], d[2], d[3], d[4]),
-                        even.add(odd),
-                        even.sub(odd),
-                        d[1].neg_mul_add(a2, d[3]),
-                        d[5],
-                    ]
+                    let (even, odd) = (d2.neg_mul_add(b, d3), d2.mul_sub(a, d1));
+                    let pair = [even.add(odd), even.sub(odd)];
+                    let ends = [end(d0, d1, d2, d3), end(d1, d2, d3, d4)];
+                    each([ends[0], ends[1], pair[0], pair[1], d1.neg_mul_add(a2, d3)], v);
                 }
-                _ => input_1d(d),
+                _ => each(input_1d(from_fn(d)), v),
             }
         }
     }
@@ -232,33 +213,35 @@ impl Side<M, T> for F4x4 {
     /// Rows of `A^T` are p^i times the product of p - q over the points q that the tile does not take: what `G` divides
     /// by too much.
     #[inline(always)]
-    unsafe fn output<V: Vector>(n: usize, m: [V; T]) -> [V; M] {
+    unsafe fn output_side<V: Vector>(n: usize, m: impl Fn(usize) -> V, y: impl Fn(usize, V)) {
         // SAFETY: the caller's.
         unsafe {
             // b = 2a.
-            let (a, two, four) = (V::splat(A), V::splat(2.0), V::splat(4.0));
+            let (a, half, two) = (V::splat(A), V::splat(0.5), V::splat(2.0));
+            let (three, four) = (V::splat(3.0), V::splat(4.0));
             match n {
                 // -2a and -3a.
                 3 => {
-                    let sum = m[0].mul_add(two, m[2].mul(V::splat(3.0)));
-                    [sum.neg_mul_add(a, m[1]), m[1], m[1], m[1]]
+                    let [m0, inf, m1] = from_fn(m);
+                    each([m0.mul_add(two, m1.mul(three)).neg_mul_add(a, inf)], y);
                 }
                 // -2 and -3/2.
                 4 => {
-                    let (sum, diff) = (m[2].add(m[3]), m[2].sub(m[3]));
-                    let y0 = sum.neg_mul_add(V::splat(1.5), m[0].mul(V::splat(-2.0)));
-                    [y0, diff.neg_mul_add(V::splat(1.5 * A), m[1]), m[1], m[1]]
+                    let [m0, inf, m1, m2] = from_fn(m);
+                    let (sum, diff) = (m1.add(m2), m1.sub(m2));
+                    let y0 = sum.neg_mul_add(V::splat(1.5), m0.mul(V::splat(-2.0)));
+                    each([y0, diff.neg_mul_add(V::splat(1.5 * A), inf)], y);
                 }
                 // b, 3a, a and 2b.
                 5 => {
-                    let sum = m[2].mul_add(V::splat(3.0), m[3]);
-                    let diff = m[2].mul_sub(V::splat(3.0), m[3]);
-                    let y0 = m[4].mul_add(four, m[0].mul_add(two, sum)).mul(a);
-                    let y1 = m[4].mul_add(four, diff.mul(V::splat(0.5)));
-                    let y2 = m[4].mul_add(V::splat(8.0), sum.mul(V::splat(0.5))).mul_add(a, m[1]);
-                    [y0, y1, y2, m[1]]
+                    let [m0, inf, m1, m2, m3] = from_fn(m);
+                    let (sum, diff) = (m1.mul_add(three, m2), m1.mul_sub(three, m2));
+                    let y0 = m3.mul_add(four, m0.mul_add(two, sum)).mul(a);
+                    let y1 = m3.mul_add(four, diff.mul(half));
+                    let y2 = m3.mul_add(V::splat(8.0), sum.mul(half)).mul_add(a, inf);
+                    each([y0, y1, y2], y);
                 }
-                _ => output_1d(m),
+                _ => each(output_1d(from_fn(m)), y),
             }
         }
     }

@@ -1,9 +1,10 @@
 //! The loops over tiles and channels around the transforms of one tile.
 
+use std::mem::MaybeUninit;
+
 use super::epilogue::Epilogue;
 use super::vector::{Source, Vector};
 use super::{FilterArgs, InputArgs, OutputArgs, Variant};
-use crate::arrays::from_fn;
 use crate::layout::{C_BLOCK, OC_PANEL};
 
 /// Vectors at two strides.
@@ -38,8 +39,31 @@ impl<V: Vector> Sink<V> for Grid<*mut f32> {
     unsafe fn put<const N: usize>(&self, i: usize, row: [V; N]) {
         for (j, v) in row.into_iter().enumerate() {
             // SAFETY: the caller's.
-            unsafe { v.store(self.start.add(i * self.row_stride + j * self.column_stride)) }
+            unsafe { self.store(i, j, v) }
         }
+    }
+}
+
+impl<P> Grid<P> {
+    /// Rows as columns.
+    fn transposed(self) -> Self {
+        let Self { start, row_stride, column_stride } = self;
+        Self { start, row_stride: column_stride, column_stride: row_stride }
+    }
+}
+
+impl Grid<*mut f32> {
+    fn cast_const(self) -> Grid<*const f32> {
+        let Self { start, row_stride, column_stride } = self;
+        Grid { start: start.cast_const(), row_stride, column_stride }
+    }
+
+    /// # Safety
+    /// As [`Vector::store`].
+    #[inline(always)]
+    unsafe fn store<V: Vector>(&self, i: usize, j: usize, v: V) {
+        // SAFETY: the caller's.
+        unsafe { v.store(self.start.add(i * self.row_stride + j * self.column_stride)) }
     }
 }
 
@@ -58,151 +82,25 @@ pub(super) trait Transform {
     /// From t x t points to m x m pixels.
     unsafe fn output<V: Vector>(m: Grid<*const f32>, y: impl Sink<V>);
 
-    /// `input` of a tile that has `extent` rows and columns: from them to all points at which it is taken, and to
-    /// others.
-    #[inline(always)]
-    unsafe fn partial_input<V: Vector>(d: Grid<*const f32>, extent: [usize; 2], v: impl Sink<V>) {
-        let mut whole = [0.0f32; TILE_LEN];
-        let (row_stride, column_stride) = (Self::VARIANT.t() * C_BLOCK, C_BLOCK);
-        // SAFETY: `whole` holds t x t pixels; the rest is the caller's.
-        unsafe {
-            let start = whole.as_mut_ptr();
-            for i in 0..extent[0] {
-                for j in 0..extent[1] {
-                    d.load::<V>(i, j).store(start.add(i * row_stride + j * column_stride));
-                }
-            }
-            Self::input(Grid { start: start.cast_const(), row_stride, column_stride }, v);
-        }
-    }
+    /// Whether partial tiles are taken at fewer points; else as whole ones.
+    const HAS_PARTIAL: bool = Self::VARIANT.points(1) < Self::VARIANT.t();
 
-    /// `output` of a tile that is taken at `points` rows and columns: all pixels that it has, and others.
-    #[inline(always)]
-    unsafe fn partial_output<V: Vector>(m: Grid<*const f32>, points: [usize; 2], y: impl Sink<V>) {
-        debug_assert_eq!(points, [Self::VARIANT.t(); 2]);
-        // SAFETY: the caller's.
-        unsafe { Self::output(m, y) }
+    /// `input` of one row or column of a tile, partial or whole: from as many pixels to `n` points.
+    unsafe fn input_side<V: Vector>(n: usize, d: impl Fn(usize) -> V, v: impl Fn(usize, V)) {
+        let _ = (n, d, v);
+        unreachable!("{:?} has no partial tiles", Self::VARIANT)
+    }
+    /// `output` of the same: from `n` points to fewer pixels.
+    unsafe fn output_side<V: Vector>(n: usize, m: impl Fn(usize) -> V, y: impl Fn(usize, V)) {
+        let _ = (n, m, y);
+        unreachable!("{:?} has no partial tiles", Self::VARIANT)
     }
 }
 
-/// A variant's transforms of one row or column, of whole tiles and of those that are taken at the first `n` points of T.
-///
-/// # Safety
-/// As [`Vector`].
-pub(super) trait Side<const M: usize, const T: usize> {
-    /// From as many pixels to `n` points. Of the rest of `d` it takes nothing, and the rest of what it gives means nothing.
-    unsafe fn input<V: Vector>(n: usize, d: [V; T]) -> [V; T];
-    /// From `n` points to what they give of M pixels, likewise.
-    unsafe fn output<V: Vector>(n: usize, m: [V; T]) -> [V; M];
-}
-
-/// [`Transform::partial_input`] by sides.
-///
-/// # Safety
-/// As there.
+/// Gives all of `row` to `take`, each with its place.
 #[inline(always)]
-pub(super) unsafe fn partial_input<S: Side<M, T>, V: Vector, const M: usize, const T: usize>(
-    d: Grid<*const f32>,
-    [rows, columns]: [usize; 2],
-    v: impl Sink<V>,
-) {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut half = [[V::splat(0.0); T]; T];
-        match rows {
-            3 => input_columns::<S, V, M, T, 3>(d, columns, &mut half),
-            4 => input_columns::<S, V, M, T, 4>(d, columns, &mut half),
-            5 => input_columns::<S, V, M, T, 5>(d, columns, &mut half),
-            _ => input_columns::<S, V, M, T, T>(d, columns, &mut half),
-        }
-        let half = &half[..rows];
-        match columns {
-            3 => input_rows::<S, V, M, T, 3>(half, v),
-            4 => input_rows::<S, V, M, T, 4>(half, v),
-            5 => input_rows::<S, V, M, T, 5>(half, v),
-            _ => input_rows::<S, V, M, T, T>(half, v),
-        }
-    }
-}
-
-/// [`Transform::partial_output`] by sides.
-///
-/// # Safety
-/// As there.
-#[inline(always)]
-pub(super) unsafe fn partial_output<S: Side<M, T>, V: Vector, const M: usize, const T: usize>(
-    m: Grid<*const f32>,
-    [rows, columns]: [usize; 2],
-    y: impl Sink<V>,
-) {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut half = [[V::splat(0.0); T]; M];
-        match rows {
-            3 => output_columns::<S, V, M, T, 3>(m, columns, &mut half),
-            4 => output_columns::<S, V, M, T, 4>(m, columns, &mut half),
-            5 => output_columns::<S, V, M, T, 5>(m, columns, &mut half),
-            _ => output_columns::<S, V, M, T, T>(m, columns, &mut half),
-        }
-        for (i, row) in half.into_iter().enumerate() {
-            y.put(i, S::output(columns, row));
-        }
-    }
-}
-
-/// Each column of a tile of `N` rows; as all `N` here, it is a constant.
-#[inline(always)]
-unsafe fn input_columns<
-    S: Side<M, T>,
-    V: Vector,
-    const M: usize,
-    const T: usize,
-    const N: usize,
->(
-    d: Grid<*const f32>,
-    columns: usize,
-    half: &mut [[V; T]; T],
-) {
-    for j in 0..columns {
-        // SAFETY: the caller's.
-        let column = unsafe { S::input(N, from_fn(|i| d.load(i.min(N - 1), j))) };
-        (0..N).for_each(|i| half[i][j] = column[i]);
-    }
-}
-
-/// Each row of `N` columns.
-#[inline(always)]
-unsafe fn input_rows<S: Side<M, T>, V: Vector, const M: usize, const T: usize, const N: usize>(
-    half: &[[V; T]],
-    v: impl Sink<V>,
-) {
-    for (i, row) in half.iter().enumerate() {
-        // SAFETY: the caller's.
-        unsafe {
-            let row = S::input(N, *row);
-            v.put::<N>(i, from_fn(|j| row[j]));
-        }
-    }
-}
-
-/// Each column at `N` rows of points.
-#[inline(always)]
-unsafe fn output_columns<
-    S: Side<M, T>,
-    V: Vector,
-    const M: usize,
-    const T: usize,
-    const N: usize,
->(
-    m: Grid<*const f32>,
-    columns: usize,
-    half: &mut [[V; T]; M],
-) {
-    for j in 0..columns {
-        // SAFETY: the caller's.
-        let column = unsafe { S::output(N, from_fn(|p| m.load(p.min(N - 1), j))) };
-        (0..M).for_each(|i| half[i][j] = column[i]);
-    }
+pub(super) fn each<V, const N: usize>(row: [V; N], take: impl Fn(usize, V)) {
+    row.into_iter().enumerate().for_each(|(i, v)| take(i, v));
 }
 
 /// Elements of the largest whole tile.
@@ -238,26 +136,110 @@ pub(super) unsafe fn transform_filter<F: Transform, V: Vector, S: Source>(args: 
 #[inline(always)]
 pub(super) unsafe fn transform_input<F: Transform, V: Vector>(args: &InputArgs) {
     let t = F::VARIANT.t();
+    let mut whole = [0.0f32; TILE_LEN];
     for block in 0..args.nb_blocks {
         for index in 0..args.nb_tiles {
             // SAFETY: addresses are those of the contract.
             unsafe {
                 let tile = &*args.tiles.add(index);
-                let src = args.src.add(tile.src as usize + block * args.plane_stride);
+                let start = args.src.add(tile.src as usize + block * args.plane_stride);
+                let mut src = Grid { start, row_stride: args.row_stride, column_stride: C_BLOCK };
+                let is_whole = tile.src_extent == [t as u8; 2];
+                if !is_whole && !F::HAS_PARTIAL {
+                    src = fill_up::<V>(src, tile.src_extent, t, &mut whole);
+                }
                 let dst = args.dst.add(block * args.block_stride + index * C_BLOCK);
                 for lane in (0..C_BLOCK).step_by(V::LANES) {
-                    let start = src.add(lane);
-                    let d = Grid { start, row_stride: args.row_stride, column_stride: C_BLOCK };
+                    let src = Grid { start: src.start.add(lane), ..src };
                     let v = points::<F, _>(dst.add(lane), args.point_stride);
-                    if tile.src_extent == [t as u8; 2] {
-                        F::input::<V>(d, v);
+                    if is_whole || !F::HAS_PARTIAL {
+                        F::input::<V>(src, v);
                     } else {
-                        F::partial_input::<V>(d, tile.src_extent.map(usize::from), v);
+                        partial_input::<F, V>(src, tile.src_extent.map(usize::from), v);
                     }
                 }
             }
         }
     }
+}
+
+/// `input` of a tile that has `rows` rows and `columns` columns, which are as many points: its columns, then their rows.
+///
+/// # Safety
+/// As [`Transform`].
+#[inline(always)]
+unsafe fn partial_input<F: Transform, V: Vector>(
+    d: Grid<*const f32>,
+    [rows, columns]: [usize; 2],
+    v: Grid<*mut f32>,
+) {
+    let mut half = MaybeUninit::<[f32; TILE_LEN]>::uninit();
+    let start = half.as_mut_ptr().cast();
+    let half = Grid { start, row_stride: F::VARIANT.t() * C_BLOCK, column_stride: C_BLOCK };
+    let sides =
+        [(rows, columns, d, half), (columns, rows, half.cast_const().transposed(), v.transposed())];
+    for (n, count, from, to) in sides {
+        for k in 0..count {
+            // SAFETY: the caller's; `half` holds t x t vectors, of which those that are read were written.
+            unsafe { F::input_side::<V>(n, |i| from.load(i, k), |i, x| to.store(i, k, x)) }
+        }
+    }
+}
+
+/// `output` of a tile that is taken at `rows` rows and `columns` columns of points, and has `height` rows: its columns,
+/// then their rows.
+///
+/// # Safety
+/// As [`Transform`].
+#[inline(always)]
+unsafe fn partial_output<F: Transform, V: Vector>(
+    m: Grid<*const f32>,
+    [rows, columns]: [usize; 2],
+    height: usize,
+    y: Grid<*mut f32>,
+) {
+    let mut half = MaybeUninit::<[f32; TILE_LEN]>::uninit();
+    let start = half.as_mut_ptr().cast();
+    let half = Grid { start, row_stride: F::VARIANT.t() * C_BLOCK, column_stride: C_BLOCK };
+    let sides = [
+        (rows, columns, m, half),
+        (columns, height, half.cast_const().transposed(), y.transposed()),
+    ];
+    for (n, count, from, to) in sides {
+        for k in 0..count {
+            // SAFETY: the caller's; `half` holds t x t vectors, of which those that are read were written.
+            unsafe { F::output_side::<V>(n, |i| from.load(i, k), |i, x| to.store(i, k, x)) }
+        }
+    }
+}
+
+/// Copies what exists of a tile, with zeros for what does not.
+///
+/// # Safety
+/// The pixels within `extent` are readable, and as [`Vector`].
+#[inline(always)]
+unsafe fn fill_up<V: Vector>(
+    src: Grid<*const f32>,
+    extent: [u8; 2],
+    t: usize,
+    whole: &mut [f32; TILE_LEN],
+) -> Grid<*const f32> {
+    let [rows, columns] = extent.map(usize::from);
+    let start = whole.as_mut_ptr();
+    for i in 0..t {
+        for j in 0..t {
+            for lane in (0..C_BLOCK).step_by(V::LANES) {
+                // SAFETY: `whole` holds t x t pixels; the rest is the caller's.
+                unsafe {
+                    let exists = i < rows && j < columns;
+                    let from = Grid { start: src.start.wrapping_add(lane), ..src };
+                    let v = if exists { from.load(i, j) } else { V::splat(0.0) };
+                    v.store(start.add((i * t + j) * C_BLOCK + lane));
+                }
+            }
+        }
+    }
+    Grid { start, row_stride: t * C_BLOCK, column_stride: C_BLOCK }
 }
 
 /// # Safety
@@ -318,11 +300,15 @@ unsafe fn partial_tiles<F: Transform, V: Vector>(args: &OutputArgs) {
                 let src = args.src.add(index * OC_PANEL + lane);
                 let start = whole.as_mut_ptr();
                 let y = Grid { start, row_stride, column_stride };
-                let points_of = |extent| F::VARIANT.points(usize::from(extent));
                 let src = points::<F, _>(src, args.point_stride);
-                F::partial_output::<V>(src, tile.dst_extent.map(points_of), y);
-                let y = Grid { start: start.cast_const(), row_stride, column_stride };
-                Epilogue::<V, true>::new(args, tile, lane).store_extent(tile, y);
+                if F::HAS_PARTIAL {
+                    let [h, w] = tile.dst_extent.map(usize::from);
+                    let taken = [h, w].map(|extent| F::VARIANT.points(extent));
+                    partial_output::<F, V>(src, taken, h, y);
+                } else {
+                    F::output::<V>(src, y);
+                }
+                Epilogue::<V, true>::new(args, tile, lane).store_extent(tile, y.cast_const());
             }
         }
     }

@@ -14,12 +14,12 @@ use crate::sconv::avx2::multiply_add;
 /// As [`multiply_raw`](super::super::Kernel::multiply_raw), on a CPU with AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
 pub(in super::super) unsafe fn multiply(args: &MultiplyArgs) {
-    // Lines per block and point, so that all are fetched while the first tiles are computed.
+    // Lines per block and point, so that all are fetched while the first tiles are computed; most of F(2x2)'s, which is
+    // rare.
     // SAFETY: the contract is the caller's.
     unsafe {
         match args.t {
-            4 => points::<5>(args),
-            5 => points::<3>(args),
+            4 | 5 => points::<3>(args),
             _ => points::<2>(args),
         }
     }
