@@ -508,7 +508,7 @@ impl Site<'_> {
         })
     }
 
-    /// Whether one of [`FASTEST`] pays, if it fits: there are tiles enough, or few overhang. Of images in f32 nothing
+    /// Whether one of [`FASTEST`] pays, if it fits: there are tiles enough, or few products. Of images in f32 nothing
     /// but their size counts, so that results do not depend on the batch.
     fn pays(&self, algorithm: Algorithm) -> bool {
         let dst = self.dst.shape;
