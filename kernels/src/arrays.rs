@@ -26,3 +26,13 @@ pub(crate) fn from_fn<T: Copy, const N: usize>(f: impl Fn(usize) -> T) -> [T; N]
 pub(crate) fn map<T: Copy, U: Copy, const N: usize>(array: [T; N], f: impl Fn(T) -> U) -> [U; N] {
     from_fn(|i| f(array[i]))
 }
+
+/// Gives all elements to `take`, each with its place.
+#[inline(always)]
+pub(crate) fn each<T: Copy, const N: usize>(array: [T; N], take: impl Fn(usize, T)) {
+    let mut i = 0;
+    while i < N {
+        take(i, array[i]);
+        i += 1;
+    }
+}

@@ -5,9 +5,9 @@
 //! half-transformed tile, so that a tile goes from loads to stores in 16 registers.
 
 use super::Variant;
-use super::tiles::{Sink, Source, Transform, each};
+use super::tiles::{Sink, Source, Transform};
 use super::vector::{Longs, Words};
-use crate::arrays::{from_fn, map};
+use crate::arrays::{each, from_fn, map};
 
 /// Rows of an output and of an input tile.
 const M: usize = Variant::F4.m();

@@ -130,8 +130,8 @@ impl<V: Longs, const WHOLE: bool> Sink<V> for Epilogue<'_, V, WHOLE> {
                 self.finish::<N>(i, 0, sums);
             } else {
                 // One by one: code for each number of them would be large.
-                for (j, sum) in sums.into_iter().enumerate().take(columns) {
-                    self.finish(i, j, [sum]);
+                for j in 0..columns {
+                    self.finish(i, j, [sums[j]]);
                 }
             }
         }
@@ -145,6 +145,8 @@ impl<V: Longs, const WHOLE: bool> Sink<V> for Epilogue<'_, V, WHOLE> {
 pub(super) trait Transform {
     /// Which.
     const VARIANT: Variant;
+    /// Whether partial tiles are taken at fewer points; else as whole ones.
+    const HAS_PARTIAL: bool = Self::VARIANT.tile().points(1) < Self::VARIANT.t();
 
     /// From a 3x3 filter to t x t points.
     unsafe fn filter<V: Words>(g: impl Source<V>, u: impl Sink<V>);
@@ -152,9 +154,6 @@ pub(super) trait Transform {
     unsafe fn input<V: Words>(d: impl Source<V>, v: impl Sink<V>);
     /// From t x t points to m x m pixels, s^2 times too large.
     unsafe fn output<V: Longs>(m: impl Source<V>, y: impl Sink<V>);
-
-    /// Whether partial tiles are taken at fewer points; else as whole ones.
-    const HAS_PARTIAL: bool = Self::VARIANT.tile().points(1) < Self::VARIANT.t();
 
     /// `input` of one row or column of a tile, partial or whole: from as many pixels to `n` points. Takes all before it
     /// gives any.
@@ -167,12 +166,6 @@ pub(super) trait Transform {
         let _ = (n, m, y);
         unreachable!("{:?} has no partial tiles", Self::VARIANT)
     }
-}
-
-/// Gives all of `row` to `take`, each with its place.
-#[inline(always)]
-pub(super) fn each<V, const N: usize>(row: [V; N], take: impl Fn(usize, V)) {
-    row.into_iter().enumerate().for_each(|(i, v)| take(i, v));
 }
 
 /// Rows and columns of the largest tile.
@@ -201,9 +194,9 @@ unsafe fn partial_input<F: Transform, V: Words>(
             unsafe { F::input_side(n, |i| at(i).read(), |i, x: V| at(i).write(x)) }
         }
     }
-    for (i, row) in tile.into_iter().enumerate().take(rows) {
+    for i in 0..rows {
         // SAFETY: the caller's.
-        unsafe { v.put(i, row) }
+        unsafe { v.put(i, tile[i]) }
     }
 }
 
@@ -233,9 +226,9 @@ unsafe fn partial_output<F: Transform, V: Longs>(
             unsafe { F::output_side(n, |i| at(i).read(), |i, x: V| at(i).write(x)) }
         }
     }
-    for (i, row) in tile.into_iter().enumerate().take(height) {
+    for i in 0..height {
         // SAFETY: the caller's.
-        unsafe { y.put::<M>(i, from_fn(|j| row[j])) }
+        unsafe { y.put::<M>(i, from_fn(|j| tile[i][j])) }
     }
 }
 

@@ -8,9 +8,9 @@
 //! One algorithm over `Vector`; each ISA instantiates it.
 
 use super::Variant;
-use super::tiles::{Grid, Sink, Transform, each};
+use super::tiles::{Grid, Sink, Transform};
 use super::vector::{Source, Vector};
-use crate::arrays::{from_fn, map};
+use crate::arrays::{each, from_fn, map};
 
 /// Rows of an output and of an input tile.
 const M: usize = Variant::F2S2.m();

@@ -9,9 +9,9 @@
 use std::f32::consts::{FRAC_1_SQRT_2 as A, SQRT_2 as B};
 
 use super::Variant;
-use super::tiles::{Grid, Sink, Transform, each};
+use super::tiles::{Grid, Sink, Transform};
 use super::vector::{Source, Vector};
-use crate::arrays::{from_fn, map};
+use crate::arrays::{each, from_fn, map};
 
 /// Rows of an output and of an input tile.
 const M: usize = Variant::F4.m();

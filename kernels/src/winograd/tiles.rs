@@ -74,6 +74,8 @@ impl Grid<*mut f32> {
 pub(super) trait Transform {
     /// Which.
     const VARIANT: Variant;
+    /// Whether partial tiles are taken at fewer points; else as whole ones.
+    const HAS_PARTIAL: bool = Self::VARIANT.points(1) < Self::VARIANT.t();
 
     /// From a 3x3 filter to t x t points.
     unsafe fn filter<V: Vector, S: Source>(g: Grid<*const S>, u: impl Sink<V>);
@@ -81,9 +83,6 @@ pub(super) trait Transform {
     unsafe fn input<V: Vector>(d: Grid<*const f32>, v: impl Sink<V>);
     /// From t x t points to m x m pixels.
     unsafe fn output<V: Vector>(m: Grid<*const f32>, y: impl Sink<V>);
-
-    /// Whether partial tiles are taken at fewer points; else as whole ones.
-    const HAS_PARTIAL: bool = Self::VARIANT.points(1) < Self::VARIANT.t();
 
     /// `input` of one row or column of a tile, partial or whole: from as many pixels to `n` points.
     unsafe fn input_side<V: Vector>(n: usize, d: impl Fn(usize) -> V, v: impl Fn(usize, V)) {
@@ -95,12 +94,6 @@ pub(super) trait Transform {
         let _ = (n, m, y);
         unreachable!("{:?} has no partial tiles", Self::VARIANT)
     }
-}
-
-/// Gives all of `row` to `take`, each with its place.
-#[inline(always)]
-pub(super) fn each<V, const N: usize>(row: [V; N], take: impl Fn(usize, V)) {
-    row.into_iter().enumerate().for_each(|(i, v)| take(i, v));
 }
 
 /// Elements of the largest whole tile.
