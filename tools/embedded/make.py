@@ -65,7 +65,8 @@ def cli(*arguments: str) -> str:
     """What the release CLI prints."""
     # The binary embeds the packed file; where there is none yet, it must be built without.
     features = [] if PACKED.exists() else ["--no-default-features"]
-    cargo = ["cargo", "run", "--quiet", "--release", "--package", "skipstone-cli", *features]
+    # As the README's first command, which has built it.
+    cargo = ["cargo", "run", "--quiet", "--release", *features]
     command = [*cargo, "--", *arguments]
     return subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
 
