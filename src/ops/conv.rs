@@ -355,7 +355,8 @@ impl ConvPlan {
             let starts = (0..taps.len()).step_by(kc);
             chunks.extend(starts.map(|t| Chunk { segment, taps: t..(t + kc).min(taps.len()) }));
         }
-        let block_bytes = (block * read).div_ceil(nb_pixels.max(1));
+        // Where there are fewer pixels than a block could have, as in fully connected layers, they are all.
+        let block_bytes = (block.min(nb_pixels) * read).div_ceil(nb_pixels.max(1));
         let group = if chunks.len() > 1 && block_bytes > planned_l2_bytes() / 2 { 2 } else { 1 };
         let shares = Shares::new(split, (nb_pixels, MR), nb_panels.div_ceil(group), block);
         let longest = shares.longest_block();
